@@ -1,0 +1,1 @@
+"""Packaged checkpoints and the catalogue's records: data, no code."""

@@ -1,0 +1,1 @@
+"""Memory policies: what attention keeps of the past. Imports core and nn."""

@@ -1,0 +1,46 @@
+"""`nextset convert`: the authors' released files to a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextset.cli.options import console, wrote
+from nextset.core.errors import NextsetError
+
+
+def convert(
+    files: Annotated[list[Path], typer.Argument(help="The authors' files: a generator, its tokenizer, or both.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Model folder to write.")],
+    system: Annotated[str | None, typer.Option("--system", help="Slug, when the files alone do not decide.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="The tokenizer's file, when it is apart.")] = None,
+    sides: Annotated[str | None, typer.Option("--sides", help="Sides of an unknown plan, such as 1,2,3,4.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the stored weights: float32 or bfloat16.")] = "float32",
+    push: Annotated[str | None, typer.Option("--push", help="Also upload as owner/name.")] = None,
+) -> None:
+    """Read the authors' files as they are and write a model folder.
+
+    Files are opened safely: no code in them is run. Sizes are read off names and shapes.
+
+    Example: nextset convert var_d16.pth vae_ch160v4096z32.pth -o models/var-d16
+    """
+    from nextset.hub import pretrained
+    from nextset.hub.convert import convert as read
+    from nextset.nn.precision import resolve_dtype
+
+    options = {}
+    if sides is not None:
+        try:
+            options["sides"] = [int(s) for s in sides.split(",")]
+        except ValueError:
+            raise NextsetError(f"sides is {sides!r}, but must be numbers such as 1,2,3,4") from None
+    model = read([*files, *([tokenizer] if tokenizer else [])], system=system, **options)
+    info = pretrained.describe(model)
+    count = sum(p.numel() for p in model.parameters())
+    console.print(f"{info.get('system', info.get('type'))} {info['kind']} with {count:,} parameters")
+    stored = None if dtype == "float32" else resolve_dtype(dtype)
+    wrote(pretrained.save(out, model, dtype=stored), "model folder")
+    if push:
+        console.print(pretrained.push_to_hub(out, push))

@@ -1,0 +1,68 @@
+"""Options and small steps that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from nextset.core.errors import NextsetError
+from nextset.core.masks import Box
+
+console = Console(stderr=True, highlight=False)
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder, packaged name or hub name; the packaged default when left out.")]
+Seed = Annotated[int, typer.Option("--seed", "-s", help="Every picture is a function of the seed, its index, its class and the settings.")]
+Cfg = Annotated[float | None, typer.Option("--cfg", help="Weight of guidance; 0 switches it off. Default: the model's.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 = all. Default: the model's.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass; 0 = all. Default: the model's.")]
+Smooth = Annotated[bool, typer.Option("--more-smooth", help="Mix codes instead of choosing one: smoother pictures.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32 (same picture on every machine), bfloat16, or auto: fast.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 = as torch likes.")]
+
+
+def sampling(cfg: float | None, top_k: int | None, top_p: float | None, more_smooth: bool = False) -> dict[str, Any]:
+    """The sampling settings that were given."""
+    given = {"guidance_scale": cfg, "top_k": top_k, "top_p": top_p}
+    settings = {k: v for k, v in given.items() if v is not None}
+    return {**settings, "more_smooth": True} if more_smooth else settings
+
+
+def load_pipeline(model: str | None, dtype: str, device: str, threads: int) -> Any:
+    """The pipeline of the common options."""
+    from nextset.pipelines import load
+
+    if threads < 0:
+        raise NextsetError(f"threads is {threads}, but must be at least 0")
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        torch.device(device)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise NextsetError(f"device is {device!r}, but no CUDA device is there; use cpu")
+    except RuntimeError as error:
+        raise NextsetError(f"device is {device!r}, which torch does not know; use cpu or cuda") from error
+    return load(model, dtype=dtype, device=device)
+
+
+def parse_box(text: str, size: tuple[int, int]) -> Box:
+    """`y0,x0,y1,x1` as fractions, or in pixels of the original picture (H, W) when a number is above 1."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise NextsetError(f"box is {text!r}, but must be four numbers y0,x0,y1,x1, such as 0.25,0.25,0.75,0.75")
+    if max(numbers) > 1:
+        h, w = size
+        numbers = [numbers[0] / h, numbers[1] / w, numbers[2] / h, numbers[3] / w]
+    return (numbers[0], numbers[1], numbers[2], numbers[3])
+
+
+def wrote(path: Path, what: str) -> None:
+    """Say what was written where."""
+    console.print(f"wrote {path} ({what})")

@@ -1,0 +1,157 @@
+"""Canvases: what is known so far, and what the next forward's input is made of.
+
+A canvas belongs to a run and holds one entry per (image, candidate); branches of guidance share it. Given values
+(in-painting, edits, prefixes, teacher forcing) enter through `pin` and through nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nextset.core.errors import NextsetError
+from nextset.core.plan import Step
+
+
+class ResidualSum(Protocol):
+    """What a residual pyramid needs of a quantiser: it is handed in, so that canvases know no tokenizer."""
+
+    channels: int
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+    def mix(self, weights: Tensor) -> Tensor: ...
+    def contribution(self, h: Tensor, k: int, sides: Sequence[tuple[int, int]]) -> Tensor: ...
+    def shrink(self, f: Tensor, side: tuple[int, int]) -> Tensor: ...
+
+
+class Canvas(Protocol):
+    """The seam between plan and world. Shapes: N entries, n fed slots, m drawn positions."""
+
+    def input(self, step: Step) -> Tensor:
+        """What the fed slots are made of, (N, n, ...)."""
+        ...
+
+    def now(self, step: Step) -> tuple[Tensor, Tensor] | None:
+        """Values and known mask of the drawn positions, for heads that need them."""
+        ...
+
+    def write(self, step: Step, drawn: Drawn) -> None: ...
+    def pin(self, values: Tensor, mask: Tensor) -> None: ...
+    def pinned(self, step: Step) -> bool:
+        """True when every position that the step draws is given."""
+        ...
+
+    def codes(self) -> Tensor: ...
+    def select(self, rows: Tensor) -> None: ...
+
+
+class Drawn:
+    """What a head drew for the m positions of a step.
+
+    value: (N, m, ...) ids, bits or latents. logp: (N, m) log probability under the filtered law, or None. mix: (N, m, V)
+    weights that replace the single code by a mixture in the canvas, or None. h: hidden states, trace: of the last inner
+    step; both None unless a head keeps them.
+    """
+
+    __slots__ = ("h", "logp", "mix", "trace", "value")
+
+    def __init__(self, value: Tensor, logp: Tensor | None = None, mix: Tensor | None = None, h: Tensor | None = None, trace: object = None) -> None:
+        self.value, self.logp, self.mix, self.h, self.trace = value, logp, mix, h, trace
+
+
+class ResidualPyramid:
+    """Ids of scales that add up to one feature map, `f_hat` (N, C, h, w).
+
+    The input of scale k is `f_hat` of the scales before it, shrunk to its side: (N, h_k w_k, C); scale 0 has none, and
+    gets zeros. Source: arXiv 2404.02905, section 3.2.
+    """
+
+    def __init__(self, quantiser: ResidualSum, sides: Sequence[tuple[int, int]], entries: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.quantiser, self.sides = quantiser, tuple(sides)
+        self.starts = [0]
+        for h, w in self.sides:
+            self.starts.append(self.starts[-1] + h * w)
+        length = self.starts[-1]
+        self.ids = torch.zeros(entries, length, dtype=torch.int64, device=device)
+        self.given = torch.zeros(entries, length, dtype=torch.bool, device=device)
+        self.f_hat = torch.zeros(entries, quantiser.channels, *self.sides[-1], dtype=dtype, device=device)
+        self.done = 0  # scales that are in f_hat
+        self._given_scales = [False] * len(self.sides)
+
+    def pin(self, values: Tensor, mask: Tensor) -> None:
+        """Give ids (N, L) where mask (N, L) or (L,) is True; they replace what is drawn there."""
+        if values.shape != self.ids.shape:
+            raise NextsetError(f"pinned ids have shape {tuple(values.shape)}, but the canvas has {tuple(self.ids.shape)}; encode at the size of the plan")
+        mask = mask.to(self.given.device).expand_as(self.given)
+        self.ids = torch.where(mask, values.to(self.ids), self.ids)
+        self.given = self.given | mask
+        whole = torch.stack([self.given[:, a:b].all() for a, b in zip(self.starts, self.starts[1:], strict=False)])
+        self._given_scales = whole.tolist()
+
+    def pinned(self, step: Step) -> bool:
+        return all(self._given_scales[s.index] for s in step.steps)
+
+    def _add(self, k: int, h: Tensor) -> None:
+        added = self.quantiser.contribution(h, k, self.sides)
+        self.f_hat = self.f_hat + added.to(self.f_hat.dtype)
+        self.done = k + 1
+
+    def _slice(self, k: int) -> slice:
+        return slice(self.starts[k], self.starts[k + 1])
+
+    def _reach(self, k: int) -> None:
+        """Bring f_hat to just before scale k, which needs every scale before it."""
+        while self.done < k:
+            if not self._given_scales[self.done]:
+                raise NextsetError(f"scale {k} was asked for while scale {self.done} is neither drawn nor given; run the steps in order")
+            self._add(self.done, self.quantiser.embed(self.ids[:, self._slice(self.done)]))
+
+    def input(self, step: Step) -> Tensor:
+        parts = []
+        for single in step.steps:
+            k = single.index
+            self._reach(k)
+            if k == 0:
+                parts.append(self.f_hat.new_zeros(self.f_hat.shape[0], single.rows, self.f_hat.shape[1]))
+            else:
+                parts.append(self.quantiser.shrink(self.f_hat, self.sides[k]).flatten(2).transpose(1, 2))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def now(self, step: Step) -> tuple[Tensor, Tensor]:
+        return self.ids[:, step.draw], self.given[:, step.draw]
+
+    def write(self, step: Step, drawn: Drawn) -> None:
+        """Keep what was drawn, except where values were given; scales must come in order."""
+        offset = 0
+        for single in step.steps:
+            k, n = single.index, single.draw.shape[-1]
+            where, part = self._slice(k), slice(offset, offset + n)
+            offset += n
+            if self.done > k:  # a given scale that a later input already needed
+                continue
+            self._reach(k)
+            given = self.given[:, where]
+            ids = torch.where(given, self.ids[:, where], drawn.value[:, part])
+            self.ids[:, where] = ids
+            h = self.quantiser.embed(ids)
+            if drawn.mix is not None:
+                mixed = self.quantiser.mix(drawn.mix[:, part])
+                h = torch.where(given[..., None], h, mixed.to(h.dtype))
+            self._add(k, h)
+
+    def total(self) -> Tensor:
+        """The feature map (N, C, h, w) of all scales that are drawn, and of given ones that follow them directly."""
+        while self.done < len(self.sides) and self._given_scales[self.done]:
+            self._reach(self.done + 1)
+        return self.f_hat
+
+    def codes(self) -> Tensor:
+        """ids (N, L); those of scales not yet reached are 0 (or given)."""
+        return self.ids
+
+    def select(self, rows: Tensor) -> None:
+        """Entry i continues entry rows[i]."""
+        self.ids, self.given, self.f_hat = self.ids[rows], self.given[rows], self.f_hat[rows]

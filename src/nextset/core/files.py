@@ -1,0 +1,98 @@
+"""Files: atomic writes, and reading that cannot run code, exhaust memory or half-succeed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from nextset.core.errors import NextsetError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary handle whose content appears at `path` whole, or not at all.
+
+    Written to a temporary file in the same folder, flushed to disk, then renamed. Parent folders are made.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NextsetError(f"{path} was not written: the disk is full; free some space and try again") from error
+        raise NextsetError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; folders cannot be synced everywhere."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write JSON atomically, with sorted structure kept and a final newline."""
+    with atomic_write(path) as handle:
+        handle.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | Path, limit: int = 64 * 2**20) -> Any:
+    """Read JSON of at most `limit` bytes."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > limit:
+            raise NextsetError(f"{path} has {path.stat().st_size} bytes, but a JSON file here has at most {limit}; is it the right file?")
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NextsetError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise NextsetError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise NextsetError(f"{path} is not valid JSON ({type(error).__name__}); write or download it again") from error
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors atomically."""
+    with atomic_write(path) as handle:
+        handle.write(safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata))
+
+
+def read_safetensors(path: str | Path, limit: int = 64 * 2**30) -> dict[str, Tensor]:
+    """Named tensors of a file of at most `limit` bytes. The format allows no code; sizes are checked before allocation."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise NextsetError(f"{path} has {size} bytes, but at most {limit} are read; raise the limit if it is the right file")
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise NextsetError(f"{path} does not exist; check the path") from error
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise NextsetError(f"{path} is not a whole safetensors file ({error}); write or download it again") from error

@@ -1,0 +1,363 @@
+"""Plans: in which order a generation feeds slots and draws positions, and who sees whom.
+
+A plan is data, complete before a run begins. It knows neither network nor cache: `Plan.view(step)` says, for one
+forward, which stored rows it reads and which of them each fed row may see. There is one rule of visibility for every
+system here (`visible`), whether a forward is one step, several joined, or all of them at once (teacher forcing).
+
+Words: a *slot* is a place of the trunk's sequence with attributes; a *position* is a place of the canvas; a *step* feeds
+slots and draws positions; a *row* below is one fed slot of one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextset.core.errors import NextsetError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One step, or several joined into one forward.
+
+    index: place in the plan (of the last step, when joined).
+    feed: (n,) slots, or (images, n) when the order belongs to the image.
+    draw: (m,) positions, or (images, m); may be empty.
+    read: (m, taps) index into `feed` from which each position is predicted, one column per tap of the trunk, -1 = none.
+    keep: (n,) bool, what these rows stored stays for later steps.
+    own: (n,) index of the step that each row belongs to.
+    level: (n,) noise level of each row, or None.
+    phase: selects blocks, head and guidance. shape: (t, h, w) of the drawn set, or None. parts: the joined steps.
+    """
+
+    index: int
+    feed: Tensor
+    draw: Tensor
+    read: Tensor
+    keep: Tensor
+    own: Tensor
+    level: Tensor | None = None
+    phase: str = "main"
+    shape: tuple[int, int, int] | None = None
+    parts: tuple[Step, ...] = ()
+
+    @classmethod
+    def make(
+        cls,
+        index: int,
+        feed: Tensor,
+        draw: Tensor | None = None,
+        read: Tensor | None = None,
+        *,
+        keep: bool = True,
+        level: float | Tensor | None = None,
+        phase: str = "main",
+        shape: tuple[int, int, int] | None = None,
+    ) -> Step:
+        """A single step. `draw` defaults to nothing, `read` to each fed row predicting the position of its rank."""
+        n = feed.shape[-1]
+        draw = torch.empty(0, dtype=torch.int64) if draw is None else draw
+        if read is None:
+            if draw.shape[-1] not in (0, n):
+                raise ValueError("read must be given where the numbers of fed slots and drawn positions differ")
+            read = torch.arange(draw.shape[-1])[:, None]
+        if level is not None and not isinstance(level, Tensor):
+            level = torch.full((n,), float(level))
+        return cls(
+            index, feed, draw, read, torch.full((n,), keep), torch.full((n,), index), level, phase, shape
+        )
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The single steps that this forward is made of, in order."""
+        return self.parts or (self,)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Indices of these single steps."""
+        return tuple(s.index for s in self.steps)
+
+    @property
+    def rows(self) -> int:
+        """Number of fed rows."""
+        return self.feed.shape[-1]
+
+
+class Attributes:
+    """Attributes of rows, by name, shaped so that queries and keys broadcast against each other.
+
+    Beside the plan's slot attributes there are `slot`, `step` (the row's own step) and `level` (its noise level).
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], axis: int) -> None:
+        self._values, self._axis = values, axis
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self._values[name].unsqueeze(self._axis)
+        except KeyError:
+            raise AttributeError(f"rows have no attribute {name!r}; known: {', '.join(self._values)}") from None
+
+
+Sees = Callable[[Attributes, Attributes], Tensor]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """What one forward reads and writes, in terms of a store addressed by slot.
+
+    slots: (n,) or (images, n), where the fed rows are stored. start: first of them when they are consecutive, else None.
+    end: stored slots 0 <= s < end are offered as keys. mask: None when each fed row sees all of them, else bool
+    (n, keys) or (images, 1, n, keys), True = may attend. appended: the fed rows are not in the store but follow its
+    `end` rows as extra keys (a slot fed twice in this forward, or rows that must not touch what is stored).
+    before: stored slots 0 <= s < before hold something when this forward begins.
+    """
+
+    slots: Tensor
+    start: int | None
+    end: int
+    mask: Tensor | None
+    appended: bool
+    keep: Tensor
+    keeps_all: bool
+    keeps_none: bool
+    before: int
+
+    def to(self, device: Any) -> View:
+        """The same view with its tensors on a device."""
+        return dataclasses.replace(
+            self, slots=self.slots.to(device), keep=self.keep.to(device), mask=None if self.mask is None else self.mask.to(device)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """All steps of one generation, its slots with their attributes, and the rule `sees`.
+
+    slots: attribute name -> (S,) tensor. sees(q, k) -> bool tensor over attributes of query and key rows, or None when
+    history alone decides. positions: number of canvas positions.
+    """
+
+    slots: Mapping[str, Tensor]
+    steps: tuple[Step, ...]
+    positions: int
+    sees: Sees | None = None
+    name: str = "plan"
+
+    def __post_init__(self) -> None:
+        for i, step in enumerate(self.steps):
+            if step.index != i:
+                raise ValueError(f"step {i} of plan {self.name} says that its index is {step.index}")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of slots."""
+        return next(iter(self.slots.values())).shape[0] if self.slots else 1 + max(int(s.feed.max()) for s in self.steps)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of slots and steps: two plans with the same one store and see alike (up to `sees`)."""
+        h = hashlib.sha256(self.name.encode())
+        for name in sorted(self.slots):
+            h.update(name.encode() + self.slots[name].cpu().numpy().tobytes())
+        for s in self.steps:
+            for t in (s.feed, s.draw, s.read, s.keep):
+                h.update(t.cpu().numpy().tobytes())
+        return h.hexdigest()[:16]
+
+    def join(self, steps: Iterable[Step | int]) -> Step:
+        """Several steps as one forward, in the given order; the inputs of all of them must be known."""
+        parts = [p for s in steps for p in (self.steps[s] if isinstance(s, int) else s).steps]
+        if not parts:
+            raise NextsetError("a join of no steps was asked for; name at least one step of the plan")
+        if len(parts) == 1:
+            return parts[0]
+        taps = max(p.read.shape[1] for p in parts)
+        reads, offset = [], 0
+        for p in parts:
+            read = torch.where(p.read >= 0, p.read + offset, p.read)
+            reads.append(torch.nn.functional.pad(read, (0, taps - read.shape[1]), value=-1))
+            offset += p.rows
+        has_level = [p.level is not None for p in parts]
+        level = None
+        if any(has_level):
+            level = torch.cat([p.level if p.level is not None else torch.zeros(p.rows) for p in parts])
+        return Step(
+            index=parts[-1].index,
+            feed=_cat([p.feed for p in parts]),
+            draw=_cat([p.draw for p in parts]),
+            read=torch.cat(reads),
+            keep=torch.cat([p.keep for p in parts]),
+            own=torch.cat([p.own for p in parts]),
+            level=level,
+            phase=parts[-1].phase,
+            shape=None,
+            parts=tuple(parts),
+        )
+
+    def all(self) -> Step:
+        """Every step joined: teacher forcing."""
+        return self.join(self.steps)
+
+    # ---- who sees whom
+
+    @cached_property
+    def _fed(self) -> Tensor:
+        """(steps, S) bool: slot is fed in step (by any image, where orders differ)."""
+        table = torch.zeros(len(self.steps), self.size, dtype=torch.bool)
+        for s in self.steps:
+            table[s.index].index_fill_(0, s.feed.reshape(-1), True)
+        return table
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """(steps, S) bool: slot is fed and kept in step."""
+        table = torch.zeros(len(self.steps), self.size, dtype=torch.bool)
+        for s in self.steps:
+            table[s.index].index_fill_(0, s.feed[..., s.keep].reshape(-1), True)
+        return table
+
+    def attributes(self, slot: Tensor, step: Tensor, level: Tensor | None) -> dict[str, Tensor]:
+        """Attribute values (..., n) of rows given by slot, own step and level."""
+        values = {name: value[slot] for name, value in self.slots.items()}
+        values |= {"slot": slot, "step": step.expand(slot.shape)}
+        values["level"] = (torch.zeros(1) if level is None else level).expand(slot.shape)
+        return values
+
+    def visible(self, q: Rows, k: Rows, sees: Sees | None = None) -> Tensor:
+        """The one mask rule: bool (..., n_q, n_k), True where query row a may see key row b.
+
+        a sees b iff `sees(a, b)` and (b is fed in a's own step, or b is the latest kept feed of its slot before that
+        step and the slot is not fed again in it).
+        """
+        own = q.step[..., :, None] == k.step[..., None, :]
+        steps = torch.arange(len(self.steps))
+        # next step after a key's own one in which its slot is kept again: it is the latest up to there
+        slot_k, step_k = k.slot, k.step.expand(k.slot.shape)
+        kept_again = self._kept[:, slot_k].movedim(0, -1) & (steps > step_k[..., None])
+        until = torch.where(kept_again, steps, len(self.steps)).amin(-1)
+        later = q.step[..., :, None] > step_k[..., None, :]
+        latest = q.step[..., :, None] <= until[..., None, :]
+        again = self._fed[q.step][..., slot_k] if slot_k.dim() == 1 else self._fed[q.step[None, :, None], slot_k[:, None, :]]
+        history = later & latest & k.keep[..., None, :] & ~again
+        mask = own | history
+        rule = sees or self.sees
+        if rule is not None:
+            mask = mask & rule(
+                Attributes(self.attributes(q.slot, q.step, q.level), -1), Attributes(self.attributes(k.slot, k.step, k.level), -2)
+            )
+        return mask
+
+    def mask(self, step: Step, sees: Sees | None = None) -> Tensor:
+        """Visibility among the rows of one forward that begins with nothing stored: bool (..., n, n)."""
+        rows = Rows.of(step)
+        return self.visible(rows, rows, sees)
+
+    def stored_before(self, step: Step) -> tuple[Tensor, Tensor]:
+        """What is stored when a forward begins: (S,) own step of the latest kept feed of each slot, and (S,) bool whether any."""
+        first = min(step.indices)
+        steps = torch.arange(len(self.steps))[:, None]
+        last = torch.where(self._kept & (steps < first), steps, -1).amax(0)
+        return last.clamp_min(0), last >= 0
+
+    @cached_property
+    def _views(self) -> dict[Any, tuple[View, Any]]:
+        return {}
+
+    def view(
+        self, step: Step, sees: Sees | None = None, *, stored: bool = True, append: bool = False, device: Any = "cpu"
+    ) -> View:
+        """How a store addressed by slot serves this forward; computed once per step object.
+
+        stored=False: nothing is stored, the fed rows are all there is. append=True: the fed rows must not enter the
+        store, so that they follow it as extra keys (branches that read another's memory).
+        """
+        key = (id(step), id(sees), stored, append, str(device))
+        if key not in self._views:
+            # the step and rule are kept with the view: their ids must not be reused while it lives
+            self._views[key] = (self._view(step, sees, stored, append).to(device), (step, sees))
+        return self._views[key][0]
+
+    def _view(self, step: Step, sees: Sees | None, use_store: bool, append: bool) -> View:
+        rows = Rows.of(step)
+        flat = step.feed.reshape(-1)
+        stored_step, stored = self.stored_before(step)
+        stored = stored & use_store
+        twice = step.feed.dim() == 1 and flat.unique().numel() < flat.numel()
+        spoils = bool((stored[flat] & ~step.keep.expand(step.feed.shape).reshape(-1)).any())
+        appended = append or not use_store or twice or spoils or step.feed.dim() > 1
+        before = int(stored.nonzero().max()) + 1 if bool(stored.any()) else 0
+        # a stored row's noise level is that of the step which stored it
+        level = self._stored_levels()
+        if appended:
+            end = before
+            slot = torch.cat([torch.arange(end).expand(*step.feed.shape[:-1], end), step.feed], -1)
+            keys = Rows(slot, torch.cat([stored_step[:end], step.own]), torch.cat([stored[:end], step.keep]),
+                        None if level is None else torch.cat([level[stored_step[:end], torch.arange(end)], rows.level_or_zero()], -1))
+        else:
+            end = max(before, int(flat.max()) + 1)
+            own, keep = stored_step[:end].clone(), stored[:end].clone()
+            own[flat], keep[flat] = step.own, step.keep
+            # a row that is not kept is still there for its own step
+            levels = None if level is None else level[own, torch.arange(end)].clone()
+            if levels is not None:
+                levels[flat] = rows.level_or_zero()
+            keys = Rows(torch.arange(end), own, keep, levels)
+        mask: Tensor | None = self.visible(rows, keys, sees)
+        if not appended:
+            there = stored[:end].clone()
+            there[flat] = True
+            mask = mask & there
+        else:
+            there = torch.cat([stored[:end], torch.ones(step.rows, dtype=torch.bool)])
+            mask = mask & there
+        if bool(mask.all()):
+            mask = None
+        elif mask.dim() == 3:
+            mask = mask[:, None]
+        start = int(flat[0]) if step.feed.dim() == 1 and bool((flat == torch.arange(flat[0], flat[0] + flat.numel())).all()) else None
+        return View(step.feed, start, end, mask, appended, step.keep, bool(step.keep.all()), not bool(step.keep.any()), before)
+
+    def _stored_levels(self) -> Tensor | None:
+        """(steps, S) noise level with which a slot was fed in a step, or None when no step has levels."""
+        if all(s.level is None for s in self.steps):
+            return None
+        table = torch.zeros(len(self.steps), self.size)
+        for s in self.steps:
+            if s.level is not None:
+                table[s.index].index_copy_(0, s.feed.reshape(-1), s.level.expand(s.feed.shape).reshape(-1))
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows as the mask rule knows them: slot (..., n), own step (n,), kept (n,), level (..., n) or None."""
+
+    slot: Tensor
+    step: Tensor
+    keep: Tensor
+    level: Tensor | None
+
+    @classmethod
+    def of(cls, step: Step) -> Rows:
+        return cls(step.feed, step.own, step.keep, step.level)
+
+    def level_or_zero(self) -> Tensor:
+        return torch.zeros(self.slot.shape[-1]) if self.level is None else self.level
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Join along the last axis; orders of one image and shared orders may meet."""
+    images = max((t.shape[0] for t in tensors if t.dim() == 2), default=None)
+    if images is not None:
+        tensors = [t if t.dim() == 2 else t.expand(images, -1) for t in tensors]
+    return torch.cat(list(tensors), -1)

@@ -1,0 +1,16 @@
+"""What a tokenizer promises to the rest: sizes, never its own insides."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """An image tokenizer: pixels per cell, channels of the latent, vocabulary (None = continuous), tokens an image, (H, W)."""
+
+    downsampling: int
+    channels: int
+    vocabulary: int | None
+    tokens: int
+    size: tuple[int, int]

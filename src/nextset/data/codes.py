@@ -1,0 +1,97 @@
+"""Cached codes: a data set as the tokenizer sees it, so that a generator trains without pictures.
+
+One `.npz`: ids int16 or int32 (variants, N, L), labels, class names, and the fingerprints of data set and tokenizer.
+Variant 0 is the picture as it is, the others are augmented.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nextset.core.errors import NextsetError
+from nextset.core.files import atomic_write
+from nextset.core.noise import Noise
+
+
+@dataclasses.dataclass
+class Codes:
+    """ids (variants, N, L), labels (N,) int64."""
+
+    ids: np.ndarray
+    labels: Tensor
+    class_names: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.ids.shape[1]
+
+    def batch(self, indices: Tensor, samples: Tensor, noise: Noise) -> dict[str, Any]:
+        """Codes (B, L) int64 and labels of some items; which variant is a function of the sample index."""
+        u = noise.of("variant").uniform(samples, torch.zeros(1, dtype=torch.int64))[:, 0]
+        variant = (u * self.ids.shape[0]).long().clamp_max(self.ids.shape[0] - 1)
+        ids = torch.from_numpy(self.ids[variant.numpy(), indices.numpy()].astype(np.int64))
+        return {"codes": ids, "labels": self.labels[indices], "index": samples}
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """sha256 over a module's weights, names included."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        h.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return h.hexdigest()
+
+
+@torch.no_grad()
+def encode_dataset(
+    dataset: Any, tokenizer: Any, *, variants: int = 1, seed: int = 0, batch: int = 64, progress: Callable[[int, int], None] | None = None
+) -> Codes:
+    """Codes of every item of a data set, `variants` times; deterministic for one seed."""
+    if variants < 1:
+        raise NextsetError(f"variants is {variants}, but must be at least 1")
+    noise = Noise(seed, "codes")
+    vocabulary = tokenizer.spec.vocabulary
+    kind = np.int16 if vocabulary is not None and vocabulary <= 2**15 else np.int32
+    rows: list[list[np.ndarray]] = []
+    total = variants * len(dataset)
+    done = 0
+    for v in range(variants):
+        rows.append([])
+        for start in range(0, len(dataset), batch):
+            index = torch.arange(start, min(start + batch, len(dataset)))
+            images = dataset.images(index) if v == 0 else dataset.images(index, noise, index + v * len(dataset))
+            rows[-1].append(tokenizer.encode(images).cpu().numpy().astype(kind))
+            done += len(index)
+            if progress:
+                progress(done, total)
+    ids = np.stack([np.concatenate(r) for r in rows])
+    return Codes(ids, dataset.labels, list(dataset.class_names), f"{dataset.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{seed}")
+
+
+def save_codes(path: str | Path, codes: Codes) -> None:
+    """Write codes atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, ids=codes.ids, labels=codes.labels.numpy(), class_names=np.array(codes.class_names), fingerprint=np.array(codes.fingerprint)
+    )
+    with atomic_write(path) as handle:
+        handle.write(buffer.getvalue())
+
+
+def load_codes(path: str | Path) -> Codes:
+    """Read what `save_codes` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            return Codes(z["ids"], torch.from_numpy(z["labels"]), [str(c) for c in z["class_names"]], str(z["fingerprint"]))
+    except FileNotFoundError as error:
+        raise NextsetError(f"{path} does not exist; make it with `nextset tokenize`") from error
+    except (ValueError, KeyError, OSError) as error:
+        raise NextsetError(f"{path} is no code cache ({error}); make it again with `nextset tokenize`") from error

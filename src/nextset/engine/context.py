@@ -1,0 +1,80 @@
+"""The context of one forward: what a trunk may ask while it runs. Made by the engine, thrown away after the forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextset.core.plan import Plan, Step, View
+from nextset.core.protocols import Extra, Policy
+from nextset.core.rows import Branch
+
+
+class Context:
+    """Implements `nextset.core.protocols.Context` for a set of running branches.
+
+    entries: N, images (or candidates) of the run. branches: number of all branches. active: indices of those that run.
+    memories: for each of them, the index of the branch whose memory it reads.
+    """
+
+    def __init__(self, plan: Plan, step: Step, policy: Policy, branches: tuple[Branch, ...], active: tuple[int, ...], entries: int,
+                 device: torch.device, states: dict[str, Any], hooks: tuple[Any, ...] = ()) -> None:
+        self.plan, self.step, self.policy = plan, step, policy
+        self.entries, self.branches, self.active = entries, len(branches), active
+        self.device, self._states, self._hooks = device, states, hooks
+        names = [b.name for b in branches]
+        self.memories = [names.index(branches[i].reads) for i in active]
+        self._append = self.memories != list(active)
+        self._rules = [branches[i].sees for i in active]
+        self._attributes: dict[str, Tensor] = {}
+        self._masks: dict[bool, Tensor | None] = {}
+
+    # ---- for layers
+
+    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None,
+               raw: tuple[Tensor, Tensor] | None = None, extra: Extra | None = None) -> Tensor:
+        return self.policy.attend(site, q, k, v, self, scale=scale, raw=raw, extra=extra)
+
+    def attr(self, name: str) -> Tensor:
+        if name not in self._attributes:
+            values = self.plan.attributes(self.step.feed, self.step.own, self.step.level)[name].to(self.device)
+            self._attributes[name] = values if values.dim() == 1 else values.repeat(len(self.active), 1)
+        return self._attributes[name]
+
+    def hook(self, site: str, h: Tensor) -> Tensor:
+        for hook in self._hooks:
+            h = hook(site, h)
+        return h
+
+    def state(self, site: str) -> Any:
+        return self._states.get(site)
+
+    def keep(self, site: str, state: Any) -> None:
+        self._states[site] = state
+
+    def kept(self, site: str, attribute: str, value: int) -> tuple[Tensor, Tensor]:
+        slots = (self.plan.slots[attribute] == value).nonzero().squeeze(-1).to(self.device)
+        return self.policy.kept(site, slots, self)
+
+    # ---- for policies
+
+    def view(self) -> View:
+        """How a store addressed by slot serves this forward."""
+        return self.plan.view(self.step, append=self._append, device=self.device)
+
+    def mask(self, stored: bool = True) -> Tensor | None:
+        """The mask over the view's keys, or over the fed rows alone when nothing is stored; None when all is seen."""
+        if stored not in self._masks:
+            views = [self.plan.view(self.step, rule, stored=stored, append=self._append, device=self.device) for rule in self._rules]
+            self._masks[stored] = self._stack([v.mask for v in views], views[0])
+        return self._masks[stored]
+
+    def _stack(self, masks: list[Tensor | None], view: View) -> Tensor | None:
+        """One mask for all running branches: shared where their rules agree, else one a row."""
+        if all(m is masks[0] for m in masks) and (masks[0] is None or masks[0].dim() == 2):
+            return masks[0]
+        shape = next(m for m in masks if m is not None).shape[-2:]
+        full = [torch.ones(shape, dtype=torch.bool, device=self.device) if m is None else m for m in masks]
+        return torch.cat([m.expand(self.entries, 1, *shape) if m.dim() != 4 else m for m in full])

@@ -1,0 +1,212 @@
+"""The one loop. `look` asks the network for a law, `advance` draws from it, `run` goes on until nothing is next.
+
+It knows steps, rows, memory and controllers. It does not know what a token means, what the trunk is, or how the canvas
+makes an input of what it holds. Nothing prints, nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextset.caches.policies import make_policy
+from nextset.core.canvases import Drawn
+from nextset.core.events import Done, Event, Preview, StepDone
+from nextset.core.plan import Step
+from nextset.core.protocols import Dist, Job, NoiseSource, Policy
+from nextset.core.rows import expand, map_rows, rows_of
+from nextset.engine.context import Context
+from nextset.engine.controllers import Controller
+
+
+@dataclasses.dataclass
+class Run:
+    """The state of one generation: a job, what it remembers, and where it is.
+
+    images: (N,) index of each entry's image in the request: noise is addressed by it, so that a result never depends on
+    what else is in the batch. attempt: (N,) candidate << 16 | attempt. skip_pinned: steps whose values are all given are
+    joined with the next one instead of being predicted and thrown away.
+    """
+
+    job: Job
+    noise: NoiseSource
+    images: Tensor
+    policy: Policy
+    controllers: tuple[Controller, ...] = ()
+    attempt: Tensor | int = 0
+    skip_pinned: bool = True
+    cursor: int = 0
+    forwards: int = 0
+    cond: Any = None
+    states: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, noise: NoiseSource, images: Tensor | None = None, *, cache: str | Policy = "full",
+           controllers: Sequence[Controller] = (), skip_pinned: bool = True) -> Run:
+        """A run at its first step. `cache` is a policy or its name."""
+        images = torch.arange(job.entries) if images is None else images
+        policy = make_policy(cache) if isinstance(cache, str) else cache
+        run = cls(job, noise, images, policy, tuple(controllers), skip_pinned=skip_pinned)
+        run.cond = job.network.prepare([b.condition for b in job.branches])
+        return run
+
+    # ---- rows
+
+    def active(self, step: Step) -> tuple[int, ...]:
+        """Branches that run now: those with weight, and those that keep what a later step with weight will read."""
+        branches = self.job.branches
+        now = [any(_weighs(self.job.weights(s)[b]) for s in step.steps) for b in range(len(branches))]
+        if all(now):
+            return tuple(range(len(branches)))
+        remembers = bool(step.keep.any()) and self.policy.remembers
+        for b, branch in enumerate(branches):
+            if not now[b] and remembers and branch.memory is None:
+                readers = [i for i, r in enumerate(branches) if r.reads == branch.name]
+                later = self.job.plan.steps[step.index + 1 :]
+                now[b] = any(_weighs(self.job.weights(s)[i]) for s in later for i in readers)
+        return tuple(b for b in range(len(branches)) if now[b])
+
+    def condition(self, active: tuple[int, ...]) -> Any:
+        """The prepared condition of some branches."""
+        if len(active) == len(self.job.branches):
+            return self.cond
+        if active not in self._some:
+            device = next(t for t in _tensors(self.cond)).device
+            rows = rows_of(list(active), self.job.entries, device)
+            self._some[active] = map_rows(lambda t: t.index_select(0, rows), self.cond)
+        return self._some[active]
+
+    def select(self, rows: Tensor) -> None:
+        """Entry i continues entry rows[i]: canvas, memory, conditions and states move together."""
+        branches, old = len(self.job.branches), self.job.entries
+        self.job.canvas.select(rows)
+        self.policy.select(rows)
+        every = (torch.arange(branches)[:, None] * old + rows.cpu()).reshape(-1)
+        self.cond = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.cond)
+        self.states = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.states)
+        self._some.clear()
+        self.images = self.images[rows.cpu()]
+        if isinstance(self.attempt, Tensor):
+            self.attempt = self.attempt[rows.cpu()]
+        self.job.entries = len(rows)
+
+    # ---- steps
+
+    def upcoming(self) -> Step | None:
+        """The plan's next step; given steps in front of it are joined to it, so that they cost one forward."""
+        steps = self.job.plan.steps
+        first = self.cursor
+        if first >= len(steps):
+            return None
+        last = first
+        if self.skip_pinned:
+            while last < len(steps) and steps[last].draw.numel() and self.job.canvas.pinned(steps[last]):
+                last += 1
+        if last == len(steps):  # everything is given: the canvas needs no network
+            return None
+        return steps[first] if last == first else self.job.plan.join(steps[first : last + 1])
+
+    def codes(self) -> Any:
+        return self.job.canvas.codes()
+
+
+def look(run: Run, step: Step, *, filtered: bool = True, branches: tuple[int, ...] | None = None) -> Dist:
+    """One forward: rows, input, trunk, head, guidance, filters. Also used by training, scoring and verifying."""
+    job = run.job
+    active = run.active(step) if branches is None else branches
+    cond = run.condition(active)
+    x = expand(job.canvas.input(step), len(active))
+    hooks = tuple(lambda site, h, c=c: c.on_site(run, site, h) for c in run.controllers if type(c).on_site is not Controller.on_site)
+    ctx = Context(job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, hooks)
+    h = job.network.trunk(x, cond, ctx)
+    run.forwards += 1
+    drawing = [s for s in step.steps if s.draw.shape[-1]]
+    taps = h if isinstance(h, tuple) else (h,)
+    at_read = tuple(tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(x.device)) for i, tap in enumerate(taps))
+    dist = job.network.head(step, cond).dist(at_read, step, job.canvas.now(step))
+    if not drawing:
+        return dist
+    weights = [_spread([job.weights(s)[b] for s in drawing], drawing, x.device) for b in active]
+    dist = dist.guide(weights, len(active))
+    if not filtered:
+        return dist
+    chains = [job.filters(s) for s in drawing]
+    if len(drawing) == 1:
+        return dist.filter(chains[0])
+    sizes = [s.draw.shape[-1] for s in drawing]
+    return dist.join([part.filter(chain) for part, chain in zip(dist.split(sizes), chains, strict=True)])
+
+
+def _weighs(weight: float | Tensor) -> bool:
+    return bool((weight != 0).any()) if isinstance(weight, Tensor) else weight != 0
+
+
+def _own(step: Step) -> bool:
+    """True when every fed row predicts the position of its own rank, so that nothing needs gathering."""
+    return step.read.shape == (step.rows, 1) and bool((step.read[:, 0] == torch.arange(step.rows)).all())
+
+
+def _spread(weights: Sequence[float | Tensor], steps: Sequence[Step], device: torch.device) -> float | Tensor:
+    """One weight per step, or per position, as one factor of the joined positions."""
+    if len(steps) == 1:
+        return weights[0]
+    parts = [torch.as_tensor(w, dtype=torch.float32).expand(s.draw.shape[-1]) for w, s in zip(weights, steps, strict=True)]
+    return torch.cat(parts).to(device)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+    map_rows(lambda t: found.append(t) or t, tree)  # type: ignore[func-returns-value]
+    return iter(found)
+
+
+def advance(run: Run, step: Step) -> Drawn | None:
+    """Look, draw, write, remember, move the cursor on."""
+    dist = look(run, step)
+    drawn: Drawn | None = None
+    if step.draw.shape[-1]:
+        for c in run.controllers:
+            dist = c.on_dist(run, step, dist)
+        drawn = dist.draw(run.noise.of("draw"), run.images, step.draw, run.attempt)
+        for c in run.controllers:
+            drawn = c.on_draw(run, step, drawn)
+        run.job.canvas.write(step, drawn)
+    run.policy.end(step)
+    run.cursor = step.index + 1
+    for c in run.controllers:
+        c.after(run, step, drawn)
+    return drawn
+
+
+def proceed(run: Run, *, previews: bool = False, stop: int | None = None) -> Iterator[Event]:
+    """The loop, as events: `StepDone` after each forward, `Preview` when asked for, `Done` at the end.
+
+    stop: leave off before the plan's step of that index (the run can be continued by another call).
+    """
+    while True:
+        step = run.upcoming()
+        for c in run.controllers:
+            step = c.next(run, step)
+        if step is None:
+            run.cursor = max(run.cursor, len(run.job.plan))
+            break
+        if stop is not None and step.index >= stop:
+            return
+        drawn = advance(run, step)
+        yield StepDone(step.index, len(run.job.plan), drawn)
+        if previews:
+            yield Preview(step.index, run.job.finish(run.job.canvas))
+    yield Done(run.codes())
+
+
+@torch.no_grad()
+def finish(run: Run) -> Tensor:
+    """Run to the end and return the images (N, 3, H, W) in [-1, 1]."""
+    for _ in proceed(run):
+        pass
+    return run.job.finish(run.job.canvas)

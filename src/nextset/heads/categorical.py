@@ -1,0 +1,108 @@
+"""The categorical law over ids, and the softmax head that makes it.
+
+Filters are applied after guidance, probabilities and log probabilities are those of the filtered law, and a draw is
+an inverse CDF over ascending ids with one uniform per position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nextset.core.canvases import Drawn
+from nextset.core.noise import categorical
+from nextset.core.plan import Step
+from nextset.core.protocols import Filter, NoiseSource
+
+
+class Categorical:
+    """Law of m independent ids.
+
+    logits: (branches * N, m, V) before `guide`, then (N, m, V), float32; -inf where a filter removed an id.
+    raw: the logits before any filter. soft: (temperature, noise purpose) of a soft draw, see `engine.filters.smooth`.
+    """
+
+    kind = "categorical"
+
+    def __init__(self, logits: Tensor, raw: Tensor | None = None, soft: tuple[float, float] | None = None) -> None:
+        self.logits, self.raw, self.soft = logits, logits if raw is None else raw, soft
+
+    def guide(self, weights: Sequence[float | Tensor], branches: int) -> Categorical:
+        """Fold the rows of `branches` branches into entries: sum of weight x logits; weights are numbers or (m,)."""
+        rows = self.logits.reshape(branches, -1, *self.logits.shape[1:])
+        total: Tensor | None = None
+        for weight, logits in zip(weights, rows, strict=True):
+            if isinstance(weight, Tensor):
+                weight = weight.to(logits)[:, None]
+            elif weight == 1 and branches == 1:
+                return Categorical(logits)
+            total = logits * weight if total is None else total + logits * weight
+        assert total is not None
+        return Categorical(total)
+
+    def filter(self, chain: Sequence[Filter]) -> Categorical:
+        law = self
+        for f in chain:
+            law = f(law)
+        return law
+
+    def replace(self, logits: Tensor | None = None, soft: tuple[float, float] | None = None) -> Categorical:
+        """A copy with other logits or another soft draw; the raw logits stay."""
+        return Categorical(self.logits if logits is None else logits, self.raw, soft or self.soft)
+
+    def split(self, sizes: Sequence[int]) -> list[Categorical]:
+        """The laws of consecutive groups of positions."""
+        parts = zip(self.logits.split(list(sizes), 1), self.raw.split(list(sizes), 1), strict=True)
+        return [Categorical(a, b, self.soft) for a, b in parts]
+
+    def join(self, parts: Sequence[Categorical]) -> Categorical:
+        """The law of all groups again."""
+        return Categorical(torch.cat([p.logits for p in parts], 1), torch.cat([p.raw for p in parts], 1), parts[-1].soft)
+
+    @property
+    def probs(self) -> Tensor:
+        """(N, m, V) probabilities of the filtered law."""
+        return self.logits.softmax(-1)
+
+    def logp(self, value: Tensor) -> Tensor:
+        """Log probability (N, m) of ids (N, m) under the filtered law."""
+        return self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
+
+    def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:
+        """One id per position. images (N,), positions (m,) or (N, m) address the noise.
+
+        logp is left to be asked for (`law.logp(drawn.value)`): most systems never read it.
+        """
+        u = noise.uniform(images, positions, attempt=attempt).to(self.logits.device)
+        ids = categorical(self.probs, u)
+        mix = None
+        if self.soft is not None:
+            ratio, temperature = self.soft
+            u = noise.of("soft").uniform(images, positions, attempt=attempt, lanes=self.logits.shape[-1]).to(self.logits.device)
+            gumbel = -torch.log(-torch.log(u.clamp(1e-20, 1 - 2.0**-24)))
+            mix = ((self.logits * ratio + gumbel) / temperature).softmax(-1)
+        return Drawn(ids, mix=mix)
+
+
+class Softmax(nn.Module):
+    """Linear classifier over V ids, computed in float32 whatever the trunk runs in."""
+
+    keeps_float32 = True
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary, width))
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.trunc_normal_(self.weight, std=width**-0.5)
+
+    def dist(self, h: tuple[Tensor, ...], step: Step, now: Any = None) -> Categorical:
+        """h: one tap (rows, m, C) -> the law of the m positions."""
+        return Categorical(self.logits(h[0]))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., C) -> float32 (..., V)."""
+        with torch.autocast(h.device.type, enabled=False):
+            return torch.nn.functional.linear(h.float(), self.weight.float(), self.bias.float())

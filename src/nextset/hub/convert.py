@@ -1,0 +1,51 @@
+"""The authors' files, read as they are: opened safely, unwrapped, recognised by their names, renamed by the system's table.
+
+A system that can read released files has a module `convert` beside its model with two functions: `components(state)`,
+which says what parts a file holds, and `read(parts, **options)`, which builds the models.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nextset.core.errors import NextsetError
+from nextset.core.files import read_safetensors
+from nextset.core.unpickle import flatten, read_torch
+from nextset.hub.catalogue import list_systems
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """A flat state dict of a `.safetensors`, `.pth`, `.pt`, `.ckpt` or `.bin` file; nested wrappers become dotted names."""
+    path = Path(path)
+    if not path.is_file():
+        raise NextsetError(f"{path} does not exist; check the path")
+    return read_safetensors(path) if path.suffix == ".safetensors" else flatten(read_torch(path))
+
+
+def convert(paths: Sequence[str | Path], *, system: str | None = None, **options: Any) -> nn.Module:
+    """One model (a generator with its tokenizer, or a tokenizer) from the authors' files.
+
+    system: slug, when the files alone do not decide. options: what no tensor tells (see the system's `read`).
+    """
+    states = [(Path(p), read_state(p)) for p in paths]
+    records = [r for r in list_systems(state="available") if system in (None, r.slug)]
+    if not records:
+        raise NextsetError(f"system is {system!r}, which is not available; see `nextset systems --state available`")
+    for record in records:
+        assert record.entry is not None
+        module = importlib.import_module(record.entry.partition(":")[0] + ".convert")
+        parts: dict[str, dict[str, Tensor]] = {}
+        for path, state in states:
+            found = module.components(state)
+            if not found and len(records) == 1:
+                first = next(iter(state), "nothing")
+                raise NextsetError(f"{path} holds no part of {record.slug} (its first weight is {first!r}); is it another model's file?")
+            parts |= found
+        if parts:
+            return module.read(parts, **options)
+    raise NextsetError(f"{paths[0]} is of no system that is available; name the system, or see `nextset systems`")

@@ -1,0 +1,156 @@
+"""From a recipe to a trained and published model: builds what the recipe names and hands it to the trainer.
+
+Stage 1 trains a tokenizer on pictures; stage 2 trains a generator on that tokenizer's cached codes. Each ends with a
+model folder `<run>/model` (averaged weights) that `nextset.load` or a stage-2 recipe reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from nextset.core.errors import NextsetError
+from nextset.core.noise import Noise
+from nextset.data.codes import Codes, encode_dataset, load_codes, save_codes, weights_fingerprint
+from nextset.data.dataset import open_dataset
+from nextset.data.emoji import balanced_weights
+from nextset.data.images import grid, save_png
+from nextset.engine.run import Run, finish
+from nextset.hub import pretrained
+from nextset.nn.autoencoder import channels_last
+from nextset.tokenizers.objective import ReconstructionConfig
+from nextset.training.batches import Batches
+from nextset.training.recipes import Recipe
+from nextset.training.trainer import Result, Trainer
+
+STORED = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, console: Console | None = None) -> tuple[Result, Path]:
+    """Train what the recipe says in `folder`; returns how it ended and the model folder that was written."""
+    torch.manual_seed(recipe.train.seed)  # initial weights; everything later is drawn from counter-based noise
+    builder = {"tokenizer": _tokenizer_run, "generator": _generator_run}[recipe.kind]
+    trainer, publish = builder(recipe, folder, console or Console(stderr=True, highlight=False))
+    if resume:
+        trainer.resume()
+    result = trainer.run()
+    return result, publish(trainer)
+
+
+def _dataset(recipe: Recipe) -> Any:
+    own = ("tokenizer", "codes", "balance", "code_variants")
+    options = {k: v for k, v in recipe.data.items() if k not in own}
+    try:
+        return open_dataset(options.pop("source"), **options)
+    except KeyError:
+        raise NextsetError("[data] lacks `source`; give emoji, a folder of pictures or an .npz file") from None
+
+
+def _grid_writer(path: Path, images: Tensor) -> None:
+    save_png(grid(images), path)
+
+
+def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+    data = _dataset(recipe)
+    model_config = dict(recipe.model)
+    objective = ReconstructionConfig.from_dict(model_config.pop("objective", {}))
+    kind = model_config.pop("type", "multiscale_vq")
+    if kind not in pretrained.TOKENIZERS:
+        raise NextsetError(f"model.type is {kind!r}, but must be one of {', '.join(pretrained.TOKENIZERS)}")
+    cls = pretrained.class_of(pretrained.TOKENIZERS[kind])
+    model = channels_last(cls(cls.config_type.from_dict(model_config), objective))
+    batches = Batches(len(data), recipe.train.batch, recipe.train.seed)
+    noise = Noise(recipe.train.seed, "data")
+    shown = torch.linspace(0, len(data) - 1, 32).long()
+
+    def batch(i: int) -> dict[str, Tensor]:
+        return {"images": data.images(batches.indices(i), noise, batches.samples(i))}
+
+    def sample(module: nn.Module, step: int) -> Tensor:
+        images = data.images(shown)
+        again = module.decode(module.encode(images))  # type: ignore[operator]
+        return torch.stack([images, again.cpu()], 1).flatten(0, 1)
+
+    def publish(trainer: Trainer) -> Path:
+        with trainer.averaged() as module:
+            return pretrained.save(folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], recipe=recipe.to_dict())
+
+    trainer = Trainer(model, batch, recipe.train, folder, title=recipe.name, samples=len(data), sample=sample, write_grid=_grid_writer,
+                      show=("psnr",), notes={"recipe": recipe.to_dict(), "data": data.fingerprint}, console=console)
+    return trainer, publish
+
+
+def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, console: Console) -> Codes:
+    """The recipe's cached codes: from `data.codes`, or made once in the run's folder."""
+    if "codes" in recipe.data:
+        return load_codes(recipe.data["codes"])
+    variants = int(recipe.data.get("code_variants", 1))
+    path = folder / "codes.npz"
+    expected = f"{data.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{recipe.train.seed}"
+    if path.exists():
+        codes = load_codes(path)
+        if codes.fingerprint == expected:
+            return codes
+    console.print(f"tokenizing {len(data):,} pictures x {variants} ...")
+    codes = encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed)
+    save_codes(path, codes)
+    return codes
+
+
+def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+    if "tokenizer" not in recipe.data:
+        raise NextsetError("[data] lacks `tokenizer`; train one first, and give its model folder: data.tokenizer=runs/NAME/model")
+    tokenizer = pretrained.load(recipe.data["tokenizer"])
+    coder = tokenizer.model if tokenizer.kind == "tokenizer" else tokenizer.model.tokenizer
+    data = _dataset(recipe)
+    codes = codes_of(recipe, data, coder, folder, console)
+    assert recipe.system is not None
+    cls = pretrained.system_class(recipe.system)
+    sizes = {"classes": len(codes.class_names), "vocabulary": coder.spec.vocabulary, "channels": coder.spec.channels}
+    if hasattr(coder, "config") and hasattr(coder.config, "sides"):
+        sizes["sides"] = coder.config.sides
+    model = cls(cls.config_type.from_dict({**sizes, **recipe.model}), coder)
+    balance = float(recipe.data.get("balance", 1.0))
+    weights = balanced_weights(codes.labels, balance) if balance != 1 else None
+    batches = Batches(len(codes), recipe.train.batch, recipe.train.seed, weights)
+    noise = Noise(recipe.train.seed, "data")
+    sampling = {k: v for k, v in recipe.sample.items() if k not in ("store", "name", "licence")}
+
+    def batch(i: int) -> dict[str, Any]:
+        return {**codes.batch(batches.indices(i), batches.samples(i), noise), "total_steps": recipe.train.steps}
+
+    def sample(module: nn.Module, step: int) -> Tensor:
+        labels = torch.arange(36) * len(codes.class_names) // 36
+        job = module.job(labels, **sampling)  # type: ignore[operator]
+        return finish(Run.of(job, Noise(recipe.train.seed, "samples")))
+
+    def publish(trainer: Trainer) -> Path:
+        with trainer.averaged() as module:
+            return pretrained.save(
+                folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], class_names=codes.class_names,
+                defaults=sampling, recipe=recipe.to_dict(), card=card(recipe, module, trainer, codes),
+            )
+
+    trainer = Trainer(model, batch, recipe.train, folder, title=recipe.name, samples=len(codes), sample=sample, write_grid=_grid_writer,
+                      show=("ce", "accuracy"), notes={"recipe": recipe.to_dict(), "codes": codes.fingerprint}, console=console)
+    return trainer, publish
+
+
+def card(recipe: Recipe, model: nn.Module, trainer: Trainer, codes: Codes) -> str:
+    """The model card of a run: what it is, what it was trained on, for how long."""
+    count = sum(p.numel() for p in model.parameters())
+    return f"""# {recipe.name}
+
+A `{recipe.system}` generator of {count:,} parameters, trained by nextset from the recipe `{recipe.name}`.
+
+- data: `{recipe.data.get("source")}` at {recipe.data.get("size", 64)} pixels, {len(codes):,} pictures in {len(codes.class_names)} classes
+- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {trainer.elapsed / 60:.0f} minutes, {recipe.train.dtype}
+- use: `nextset generate --model <this folder>`
+
+What it makes resembles what it was trained on, and with a small data set it may repeat it. Licences of the data apply.
+"""

@@ -1,0 +1,1 @@
+"""Judges of pictures that need no download. Imports everything below systems. Empty until the first judge."""

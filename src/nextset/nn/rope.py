@@ -1,0 +1,23 @@
+"""Rotary position embedding with coordinates as input: nothing here knows a grid or a sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def frequencies(count: int, base: float = 10000.0) -> Tensor:
+    """(count,) float32: base ** (-j / count), the angles per unit of coordinate."""
+    return base ** (-torch.arange(count, dtype=torch.float64) / count).float()
+
+
+def angles(coordinates: Tensor, freqs: Tensor) -> Tensor:
+    """coordinates (n, axes), freqs (pairs / axes,) -> (n, pairs): each axis turns its own run of channel pairs."""
+    return (coordinates.float()[..., None] * freqs).flatten(-2)
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs of x (rows, H, n, d) by angle (n, d / 2) or (rows, 1, n, d / 2)."""
+    cos, sin = angle.cos(), angle.sin()
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x.dtype)

@@ -1,0 +1,293 @@
+"""VAR: next-scale prediction (Tian et al. 2024, arXiv 2404.02905).
+
+What is VAR's own: a plan of scales, an input that is the shrunken sum of the scales so far, a transformer whose norms
+are modulated by the class, and guidance that grows with the scale. The loop, memory, masks and draws are the engine's.
+
+Shapes: rows R, fed slots n, width C, code channels D; class ids (N,) int64 in [0, classes], `classes` = no class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextset.core.canvases import Canvas, ResidualPyramid
+from nextset.core.configs import Config
+from nextset.core.errors import NextsetError
+from nextset.core.masks import pyramid_mask
+from nextset.core.noise import Noise
+from nextset.core.plan import Plan, Step
+from nextset.core.plans import scale_pyramid
+from nextset.core.protocols import Job
+from nextset.core.rows import Branch
+from nextset.core.update import Update
+from nextset.engine.filters import chain, smooth
+from nextset.engine.guidance import alone, ramp
+from nextset.engine.run import Run, look
+from nextset.heads.categorical import Softmax
+from nextset.nn.transformer import AdaptiveBlock, Modulation, modulated_norm
+from nextset.systems.var.progressive import newest_weight, progressive_stage
+from nextset.tokenizers.multiscale import MultiScaleVQ
+
+
+@dataclasses.dataclass(frozen=True)
+class VarConfig(Config):
+    """Sizes of the transformer and what it is trained with.
+
+    classes: without the extra row for "no class". channels: of the codes. sides: of the scales, coarse to fine.
+    shared_adaln: one projection of the condition for all blocks. l2_norm: cosine attention (all released models).
+    label_drop: probability of training without the class. label_smoothing, progressive: of the loss (see `updates`).
+    """
+
+    classes: int = 1000
+    depth: int = 16
+    width: int = 1024
+    heads: int = 16
+    channels: int = 32
+    vocabulary: int = 4096
+    sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    mlp_ratio: float = 4.0
+    shared_adaln: bool = False
+    l2_norm: bool = True
+    drop_path: float | None = None
+    label_drop: float = 0.1
+    label_smoothing: float = 0.0
+    eps: float = 1e-6
+    gamma_init: float = 1e-3
+    progressive: float = 0.0
+    progressive_start: int = 4
+    progressive_warmup: float = 0.02
+    progressive_ramp: float = 1.0 / 300
+
+    def check(self) -> None:
+        self.require("classes", 1 <= self.classes <= 10**6, "between 1 and 1000000")
+        self.require("depth", 1 <= self.depth <= 128, "between 1 and 128")
+        self.require("width", 8 <= self.width <= 16384, "between 8 and 16384")
+        self.require("heads", self.heads >= 1 and self.width % self.heads == 0, f"a divisor of the width {self.width}")
+        self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
+        ok = 1 <= len(self.sides) <= 64 and all(1 <= s <= 512 for s in self.sides) and list(self.sides) == sorted(self.sides)
+        self.require("sides", ok, "1 to 64 growing sides between 1 and 512")
+        for name in ("label_drop", "label_smoothing", "progressive"):
+            self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+
+    @property
+    def drop_path_rate(self) -> float:
+        """Rate at the last block: 0.1 depth / 24 unless given (sheet, Model)."""
+        return 0.1 * self.depth / 24 if self.drop_path is None else self.drop_path
+
+
+class Conditioned(NamedTuple):
+    """What the trunk needs of a class, computed once a request; every tensor has a leading rows axis."""
+
+    vector: Tensor
+    blocks: tuple[Modulation, ...]
+    final: tuple[Tensor, Tensor]
+
+
+class Var(nn.Module):
+    """The transformer, and the tokenizer whose codes it predicts (frozen, and not part of `state_dict`)."""
+
+    slug = "var"
+    config_type = VarConfig
+    # tensors that are never decayed (names of ours for those of the released trainer; sheet, Training)
+    no_decay = ("start", "position", "level", "offset", "attn.scale")
+
+    def __init__(self, config: VarConfig, tokenizer: MultiScaleVQ | None = None) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.first = c.sides[0] ** 2
+        length = sum(s * s for s in c.sides)
+        self.class_embedding = nn.Embedding(c.classes + 1, c.width)
+        self.start = nn.Parameter(torch.empty(1, self.first, c.width))
+        self.position = nn.Parameter(torch.empty(1, length, c.width))
+        self.level = nn.Embedding(len(c.sides), c.width)
+        self.word = nn.Linear(c.channels, c.width)
+        self.shared_modulation = nn.Linear(c.width, 6 * c.width) if c.shared_adaln else None
+        rates = torch.linspace(0, c.drop_path_rate, c.depth).tolist()
+        self.blocks = nn.ModuleList(
+            AdaptiveBlock(c.width, c.heads, c.mlp_ratio, shared=c.shared_adaln, l2_norm=c.l2_norm, drop_path=rate, eps=c.eps)
+            for rate in rates
+        )
+        self.norm_modulation = nn.Linear(c.width, 2 * c.width)
+        self.classifier = Softmax(c.width, c.vocabulary)
+        self._plan = scale_pyramid(c.sides)
+        self._outside: dict[str, MultiScaleVQ] = {}
+        if tokenizer is not None:
+            self.attach(tokenizer)
+        self.initialise()
+
+    # ---- parts
+
+    def attach(self, tokenizer: MultiScaleVQ) -> None:
+        """Use this tokenizer; it is frozen, and must speak the same codes."""
+        ours, theirs = (self.config.vocabulary, self.config.channels), (tokenizer.config.vocabulary, tokenizer.config.autoencoder.latent)
+        if ours != theirs:
+            raise NextsetError(f"the tokenizer has (vocabulary, channels) {theirs}, but the generator predicts {ours}; load the one it was trained on")
+        self._outside["tokenizer"] = tokenizer.requires_grad_(False).eval()
+
+    @property
+    def tokenizer(self) -> MultiScaleVQ:
+        if "tokenizer" not in self._outside:
+            raise NextsetError("this generator has no tokenizer; attach one before images are made or read")
+        return self._outside["tokenizer"]
+
+    def plan(self) -> Plan:
+        """The plan of the configured sides."""
+        return self._plan
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Weights as the released trainer draws them (sheet, Init), from torch's current generator."""
+        std = math.sqrt(1 / (3 * self.config.width))
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+        for tensor in (self.start, self.position, self.classifier.weight):
+            nn.init.trunc_normal_(tensor, std=std)
+        self.classifier.weight.mul_(0.02)
+        self.norm_modulation.weight.mul_(0.5)
+        gates = 2 * self.config.width
+        for block in self.blocks:
+            block.attn.proj.weight.div_(math.sqrt(2 * self.config.depth))
+            block.ffn.down.weight.div_(math.sqrt(2 * self.config.depth))
+            if block.modulation is not None:
+                block.modulation.weight[:gates].mul_(self.config.gamma_init)
+                block.modulation.weight[gates:].mul_(0.5)
+            else:
+                block.offset[:, :2].mul_(self.config.gamma_init)
+                block.offset[:, 2:].mul_(0.5)
+
+    # ---- what the engine calls
+
+    def prepare(self, conditions: Sequence[Tensor]) -> Conditioned:
+        """Class ids (N,) of each branch -> everything that depends on the class alone."""
+        vector = self.class_embedding(torch.cat(list(conditions)).to(self.class_embedding.weight.device))
+        hidden = F.silu(vector)
+        shared = None if self.shared_modulation is None else self.shared_modulation(hidden).unflatten(-1, (6, -1))
+        scale, shift = self.norm_modulation(hidden).unsqueeze(1).chunk(2, dim=-1)
+        return Conditioned(vector, tuple(b.modulate(hidden, shared) for b in self.blocks), (scale + 1, shift))
+
+    def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """Shrunken feature maps (R, n, D) -> hidden states (R, n, C). Scale 0 is made of the class instead."""
+        slot, scale = ctx.attr("slot"), ctx.attr("scale")
+        start = cond.vector[:, None] + self.start[0].index_select(0, slot.clamp_max(self.first - 1))
+        h = torch.where((scale == 0)[:, None], start, self.word(x.to(self.word.weight.dtype)))
+        h = h + (self.position[0].index_select(0, slot) + self.level(scale))
+        for i, block in enumerate(self.blocks):
+            h = ctx.hook(f"blocks.{i}", block(h, cond.blocks[i], ctx, f"blocks.{i}"))
+        return modulated_norm(h, *cond.final, self.config.eps)
+
+    def head(self, step: Step, cond: Conditioned) -> Softmax:
+        return self.classifier
+
+    # ---- requests
+
+    def job(
+        self,
+        classes: Tensor,
+        *,
+        guidance_scale: float = 1.5,
+        top_k: int = 900,
+        top_p: float = 0.96,
+        more_smooth: bool = False,
+    ) -> Job:
+        """Images of the given classes (N,) int64; `config.classes` means no class.
+
+        guidance_scale is the weight *added* at the last scale (0 = none); it grows linearly from 0 at the first.
+        """
+        classes = classes.reshape(-1)
+        if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) <= self.config.classes:
+            wrong = next(int(c) for c in classes if not 0 <= c <= self.config.classes)
+            raise NextsetError(f"class id is {wrong}, but must be between 0 and {self.config.classes - 1} ({self.config.classes} = no class)")
+        steps = len(self._plan)
+        filters = chain(top_k, top_p)
+        branches = [Branch("class", classes)]
+        if guidance_scale != 0:
+            branches.append(Branch("none", torch.full_like(classes, self.config.classes)))
+        soft = [smooth(k / max(steps - 1, 1)) for k in range(steps)] if more_smooth else None
+        return Job(
+            network=self,
+            plan=self._plan,
+            canvas=self.canvas(classes.shape[0]),
+            branches=tuple(branches),
+            weights=ramp(guidance_scale, steps) if guidance_scale != 0 else alone,
+            filters=(lambda step: [*filters, soft[step.index]]) if soft else (lambda step: filters),
+            finish=lambda canvas: self.tokenizer.decode_features(canvas.total()).float().clamp(-1, 1),
+            entries=classes.shape[0],
+        )
+
+    def canvas(self, entries: int) -> ResidualPyramid:
+        """An empty canvas for that many images."""
+        quantiser = self.tokenizer.quantiser
+        weight = quantiser.codebook.weight
+        return ResidualPyramid(quantiser, [(s, s) for s in self.config.sides], entries, device=weight.device, dtype=torch.float32)
+
+    def keep_mask(self, mask: Tensor) -> Tensor:
+        """Which ids of an image stay: mask (p, p) of the last scale, 1 = keep -> (L,) bool. Scales of up to 3 cells stay
+        whole (sheet, Sampling, zero-shot editing)."""
+        return pyramid_mask(mask, [(s, s) for s in self.config.sides], always=3)
+
+    # ---- training
+
+    def parameter_groups(self) -> dict[str, nn.Module]:
+        return {"main": self}
+
+    def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
+        """Teacher forcing: cross-entropy of all scales in one forward.
+
+        batch: {"codes": ids (B, L), "labels": (B,), "index": (B,) global sample indices}. The loss is the mean over the
+        batch of sum_l w_l CE_l, w_l = 1/L of the full length, also while progressive training leaves scales out.
+        """
+        labels, codes = batch["labels"], batch["codes"]
+        if self.training and self.config.label_drop:
+            u = noise.of("label-drop").uniform(batch["index"], torch.zeros(1, dtype=torch.int64))[:, 0].to(labels.device)
+            labels = torch.where(u < self.config.label_drop, self.config.classes, labels)
+        stage, newest = self.progress(step, batch.get("total_steps", 0))
+        canvas = self.canvas(codes.shape[0])
+        canvas.pin(codes, torch.ones(codes.shape[1], dtype=torch.bool))
+        logits = self.teacher_forced(canvas, labels, stage)
+        loss, each = self.loss(logits, codes, stage, newest)
+        parts = {}
+        for k, part in enumerate(each.detach().mean(0).split([s * s for s in self.config.sides[: len(self._plan) if stage < 0 else stage + 1]])):
+            parts[f"ce_{k}"] = part.mean()
+        parts["ce"] = each.detach().mean()
+        hit = (logits.detach().argmax(-1) == codes[:, : logits.shape[1]]).float()
+        parts["accuracy"] = hit.mean()
+        parts["accuracy_last"] = hit[:, -self.config.sides[-1] ** 2 :].mean()
+        yield Update("generator", loss, parts)
+
+    def progress(self, step: int, total: int) -> tuple[int, float]:
+        """(stage, weight of its newest scale) of progressive training at a step; (-1, 1) when off."""
+        c = self.config
+        if not c.progressive or not total:
+            return -1, 1.0
+        stage, within = progressive_stage(step, total, c.progressive_warmup * total, c.progressive, c.progressive_start, len(c.sides))
+        return stage, newest_weight(within, c.progressive_ramp * total)
+
+    def teacher_forced(self, canvas: Canvas, labels: Tensor, stage: int = -1) -> Tensor:
+        """Logits (B, n, V) of scales 0..stage (-1 = all) in one forward; the canvas gives the inputs of all of them."""
+        steps = self._plan.steps if stage < 0 else self._plan.steps[: stage + 1]
+        branch = Branch("class", labels)
+        job = Job(self, self._plan, canvas, (branch,), alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0])
+        run = Run.of(job, Noise(0), cache="none")
+        return look(run, self._plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
+
+    def loss(self, logits: Tensor, codes: Tensor, stage: int = -1, newest: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(loss, per-position cross-entropy (B, n)); the newest scale of a progressive stage counts `newest` times."""
+        n = logits.shape[1]
+        each = F.cross_entropy(logits.flatten(0, 1), codes[:, :n].flatten(), label_smoothing=self.config.label_smoothing, reduction="none")
+        each = each.view(-1, n)
+        weight = torch.full((n,), 1 / self._plan.positions, device=each.device)
+        if stage >= 0:
+            weight[n - self.config.sides[stage] ** 2 :] *= newest
+        return (each * weight).sum(1).mean(), each
+

@@ -1,0 +1,268 @@
+"""The multi-scale residual VQ tokenizer: an image as token maps of growing side.
+
+Encoder -> quantiser -> decoder, three parts that can be used alone. The quantiser explains a feature map scale by
+scale: each scale's codes are looked up, resized to full size, smoothed by a small convolution (phi), added to the sum
+`f_hat`, and the next scale explains what is left. It is also what a residual-pyramid canvas sums its drawn ids with.
+
+Shapes: images (B, 3, H, W) in [-1, 1]; feature maps (B, C, h, w); ids (B, L) int64, scales one after another from
+coarse to fine, raster order inside a scale. Source: Tian et al. 2024 (arXiv 2404.02905), section 3.2 and algorithms 1, 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextset.core.configs import Config
+from nextset.core.errors import NextsetError
+from nextset.core.noise import Noise
+from nextset.core.spec import ImageSpec
+from nextset.core.update import Update
+from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
+from nextset.tokenizers.objective import ReconstructionConfig, reconstruction_loss
+from nextset.tokenizers.quantisers import Codebook, Distance, Usage, revive
+
+Side = int | tuple[int, int]
+
+
+def as_pairs(sides: Sequence[Side]) -> tuple[tuple[int, int], ...]:
+    """(h, w) of each scale; a plain number means a square."""
+    return tuple((s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiScaleVQConfig(Config):
+    """A multi-scale residual VQ tokenizer.
+
+    sides: of the token maps, coarse to fine; the last is that of the feature map at the training resolution.
+    phi_ratio: weight of the smoothing convolution against the identity (0 = off). phi_share: 0 = one convolution a
+    scale, 1 = one for all, n = n of them shared by neighbours. phi_count: convolutions when phi_share is 0 (None = one
+    a scale). beta: weight of the commitment term. sign of `distance`: how the nearest code is found.
+    """
+
+    autoencoder: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
+    vocabulary: int = 4096
+    sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    distance: Distance = "l2"
+    phi_ratio: float = 0.5
+    phi_share: int = 4
+    phi_count: int | None = None
+    beta: float = 0.25
+    bottleneck_kernel: int = 3
+
+    def check(self) -> None:
+        self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
+        ok = 1 <= len(self.sides) <= 64 and all(1 <= s <= 512 for s in self.sides)
+        self.require("sides", ok, "1 to 64 sides between 1 and 512")
+        self.require("sides", list(self.sides) == sorted(self.sides), "in growing order")
+        self.require("phi_ratio", abs(self.phi_ratio) <= 1, "between -1 and 1")
+        self.require("phi_share", 0 <= self.phi_share <= 64, "between 0 and 64")
+        self.require("bottleneck_kernel", self.bottleneck_kernel in (1, 3, 5), "1, 3 or 5")
+
+
+class Phi(nn.Module):
+    """x -> (1 - r) x + r conv3x3(x), with convolutions chosen by the place of a scale between first and last."""
+
+    def __init__(self, channels: int, ratio: float, share: int, count: int) -> None:
+        super().__init__()
+        self.ratio = abs(ratio)
+        self.share = share
+        convolutions = (share or count) if self.ratio > 1e-6 else 0
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convolutions))
+
+    def index(self, k: int, scales: int) -> int:
+        """Convolution of scale k of `scales`. Ties are decided by float64 rounding, as in the released model."""
+        n = len(self.convs)
+        if n == 1:
+            return 0
+        if self.share == 0:
+            return k
+        edge = 1 / (3 * n) if n == 4 else 1 / (2 * n)
+        place = k / (scales - 1) if scales > 1 else 0.0
+        return int(np.argmin(np.abs(np.linspace(edge, 1 - edge, n) - place)))
+
+    def forward(self, x: Tensor, k: int, scales: int) -> Tensor:
+        if not len(self.convs):
+            return x
+        return x.mul(1 - self.ratio) + self.convs[self.index(k, scales)](x).mul(self.ratio)
+
+
+class ResidualQuantiser(nn.Module):
+    """A feature map as a sum of scales, each a map of codes. Runs in float32 whatever the rest runs in."""
+
+    keeps_float32 = True
+
+    def __init__(self, config: MultiScaleVQConfig) -> None:
+        super().__init__()
+        channels = config.autoencoder.latent
+        self.channels = channels
+        self.codebook = Codebook(config.vocabulary, channels, config.distance)
+        self.phi = Phi(channels, config.phi_ratio, config.phi_share, config.phi_count or len(config.sides))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (B, n) -> raw code vectors (B, n, C)."""
+        return self.codebook(ids)
+
+    def mix(self, weights: Tensor) -> Tensor:
+        """Weights over the vocabulary (B, n, V) -> mixed code vectors (B, n, C)."""
+        return weights @ self.codebook.weight.to(weights.dtype)
+
+    def contribution(self, h: Tensor, k: int, sides: Sequence[tuple[int, int]]) -> Tensor:
+        """What scale k adds to f_hat: vectors (B, h_k w_k, C) -> (B, C, h, w), resized bicubically and smoothed."""
+        side, full = sides[k], sides[-1]
+        maps = h.transpose(1, 2).reshape(h.shape[0], -1, *side)
+        if k < len(sides) - 1:
+            maps = F.interpolate(maps, size=full, mode="bicubic", align_corners=False)
+        return self.phi(maps, k, len(sides))
+
+    @staticmethod
+    def shrink(f: Tensor, side: tuple[int, int]) -> Tensor:
+        """A feature map (B, C, h, w) at the size of a scale, by area averages; windows overlap where sides do not divide."""
+        return f if f.shape[-2:] == side else F.interpolate(f, size=side, mode="area")
+
+    def scales(self, f: Tensor, sides: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Explain f scale by scale: yields (ids (B, n_k), vectors that were looked up (B, n_k, C), f_hat so far).
+
+        Gradients flow into the codes and phi, never into f.
+        """
+        if tuple(f.shape[-2:]) != tuple(sides[-1]):
+            raise NextsetError(f"the feature map is {tuple(f.shape[-2:])}, but the last scale is {tuple(sides[-1])}; give sides that end there")
+        f = f.detach()
+        rest, f_hat = f, torch.zeros_like(f)
+        for k, side in enumerate(sides):
+            z = rest if k == len(sides) - 1 else self.shrink(rest, side)
+            z = z.flatten(2).transpose(1, 2)
+            ids = self.codebook.nearest(z)
+            added = self.contribution(self.embed(ids), k, sides)
+            f_hat, rest = f_hat + added, rest - added.detach()
+            yield ids, z, f_hat
+
+
+class MultiScaleVQ(nn.Module):
+    """The whole tokenizer. `sides` may differ per call where a model draws its own plan."""
+
+    config_type = MultiScaleVQConfig
+    training_state = ("usage\\..*",)  # statistics of a training run, not published
+
+    def __init__(self, config: MultiScaleVQConfig, objective: ReconstructionConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.objective = objective or ReconstructionConfig()
+        latent, kernel = config.autoencoder.latent, config.bottleneck_kernel
+        self.encoder = Encoder(config.autoencoder)
+        self.quant_conv = nn.Conv2d(latent, latent, kernel, padding=kernel // 2)
+        self.quantiser = ResidualQuantiser(config)
+        self.post_quant_conv = nn.Conv2d(latent, latent, kernel, padding=kernel // 2)
+        self.decoder = Decoder(config.autoencoder)
+        self.usage = Usage(len(config.sides), config.vocabulary)
+
+    # ---- what it is
+
+    @property
+    def sides(self) -> tuple[tuple[int, int], ...]:
+        return as_pairs(self.config.sides)
+
+    @property
+    def spec(self) -> ImageSpec:
+        return ImageSpec(
+            downsampling=self.config.autoencoder.downsampling,
+            channels=self.config.autoencoder.latent,
+            vocabulary=self.config.vocabulary,
+            tokens=sum(h * w for h, w in self.sides),
+            size=(self.sides[-1][0] * self.config.autoencoder.downsampling, self.sides[-1][1] * self.config.autoencoder.downsampling),
+        )
+
+    # ---- images to codes and back
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> feature map (B, C, h, w) before quantisation."""
+        down = self.config.autoencoder.downsampling
+        if images.shape[-2] % down or images.shape[-1] % down:
+            raise NextsetError(f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but both sides must be multiples of {down}; resize it")
+        if images.device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.quant_conv(self.encoder(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, sides: Sequence[Side] | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> ids (B, L)."""
+        pairs = as_pairs(sides) if sides is not None else self.sides
+        return torch.cat([ids for ids, _, _ in self.quantiser.scales(self.features(images).float(), pairs)], dim=1)
+
+    def f_hat(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
+        """ids (B, L) -> the sum of the scales before `upto` (None = all), (B, C, h, w)."""
+        pairs = as_pairs(sides) if sides is not None else self.sides
+        total = codes.new_zeros((codes.shape[0], self.quantiser.channels, *pairs[-1]), dtype=self.quantiser.codebook.weight.dtype)
+        start = 0
+        for k, (h, w) in enumerate(pairs[:upto]):
+            total = total + self.quantiser.contribution(self.quantiser.embed(codes[:, start : start + h * w]), k, pairs)
+            start += h * w
+        return total
+
+    def decode_features(self, f_hat: Tensor) -> Tensor:
+        """Sum of scales (B, C, h, w) -> images (B, 3, H, W), not clamped."""
+        weight = self.post_quant_conv.weight
+        f_hat = f_hat.to(weight.dtype)
+        if f_hat.device.type == "cpu":
+            f_hat = f_hat.contiguous(memory_format=torch.channels_last)
+        return self.decoder(self.post_quant_conv(f_hat))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
+        """ids (B, L) -> images (B, 3, H, W) float32 in [-1, 1]; `upto` scales only, when given."""
+        return self.decode_features(self.f_hat(codes, upto, sides)).float().clamp(-1, 1)
+
+    # ---- training
+
+    def parameter_groups(self) -> dict[str, nn.Module]:
+        return {"main": self}
+
+    def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
+        """One Update: reconstruction + VQ. batch: {"images": (B, 3, H, W)}.
+
+        vq = mean over scales of beta |sg(f_hat_k) - f|^2 + |f_hat_k - sg(f)|^2 (sheet `var`, VQ training loss); codes
+        that are hardly used are replaced by vectors just seen every `revive_every` steps, from the first step on.
+        """
+        images = batch["images"]
+        f = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            f = f.float()
+            if self.training and step % self.objective.revive_every == 0 and step <= self.objective.revive_until:
+                revived = self._revive(f, step, noise)
+            else:
+                revived = torch.zeros((), device=f.device)
+            vq = f.new_zeros(())
+            seen = f.new_zeros(())
+            for k, (ids, _, f_hat) in enumerate(self.quantiser.scales(f, self.sides)):
+                vq = vq + self.config.beta * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, f.detach())
+                self.usage.record(k, ids)
+                seen = f_hat
+            vq = vq / len(self.sides)
+            straight = f + (seen - f).detach()
+        output = self.decode_features(straight).float()
+        loss, parts = reconstruction_loss(output, images, self.objective)
+        used, perplexity = self.usage.used(), self.usage.perplexity()
+        parts |= {"vq": vq.detach(), "revived": revived.float()}
+        parts |= {f"used_{k}": used[k] for k in range(len(self.sides))}
+        parts |= {f"perplexity_{k}": perplexity[k] for k in range(len(self.sides))}
+        yield Update("tokenizer", loss + self.objective.vq * vq, parts)
+
+    @torch.no_grad()
+    def _revive(self, f: Tensor, step: int, noise: Noise) -> Tensor:
+        """Replace dead codes by what the scales of this batch would have looked up."""
+        samples = torch.cat([z.reshape(-1, z.shape[-1]) for _, z, _ in self.quantiser.scales(f, self.sides)])
+        # Every scale offers equally many vectors (weights 1 / count, drawn without replacement by Efraimidis and
+        # Spirakis' keys), or the finest would make the whole codebook.
+        index = torch.arange(samples.shape[0])
+        u = noise.of("revive").uniform(torch.tensor([step]), index)[0].clamp_min(1e-12)
+        counts = torch.tensor([h * w for h, w in self.sides]).repeat_interleave(
+            torch.tensor([h * w for h, w in self.sides]) * f.shape[0]
+        )
+        order = torch.argsort(u.log() * counts, descending=True).to(f.device)
+        return revive(self.quantiser.codebook, self.usage, samples, self.objective.revive_below, order)

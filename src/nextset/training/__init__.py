@@ -1,0 +1,9 @@
+"""Training: follows the Updates of anything that yields them. May import core, nn and data; knows no system.
+
+trainer      the loop: backward, clip, step, mean weights, logs, samples, checkpoints, resume
+recipes      TOML files and TrainConfig            schedules    learning rate and weight decay as functions
+optim        decay groups, AdamW, clipping         ema          running mean of the weights
+finite       where a NaN came from, and when       checkpoints  whole or absent, verified
+batches      which samples a step sees             metrics      JSONL and plots
+report       what a person sees                    interrupts   SIGINT and SIGTERM end a run after its step
+"""
