@@ -1,7 +1,7 @@
 """nextset: autoregressive visual generation. Models that make a picture by predicting the next set of tokens.
 
     import nextset
-    pipe = nextset.load("emoji-var")
+    pipe = nextset.load()
     pipe("heart", n=4, seed=1).images[0].save("heart.png")
 """
 

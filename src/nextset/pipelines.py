@@ -1,7 +1,7 @@
 """The pipeline: a loaded model as a person uses it. Names and numbers in, pictures out.
 
     import nextset
-    pipe = nextset.load("emoji-var")
+    pipe = nextset.load()
     out = pipe("animal-mammal", n=4, seed=1)
     out.images[0].save("cat.png")
 

@@ -79,12 +79,14 @@ class Full:
         store = self._store(site, k, v, ctx)
         view: View = ctx.view()
         mask = ctx.mask()
+        graph = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         if view.appended:
             past_k, past_v = (self._read(t, ctx, view.before) for t in (store.k, store.v))
             keys, values = torch.cat([past_k, k], -2), torch.cat([past_v, v], -2)
             stored = torch.arange(view.before)
-        elif torch.is_grad_enabled() and k.requires_grad:
-            # what was kept is a constant; the fed rows carry gradients
+        elif graph:
+            # what was kept is a constant; the fed rows carry gradients. Attention reads a copy: later steps write into
+            # the storage, which the backward pass would read
             keys, values = (
                 put(self._read(t, ctx, view.end).detach().clone(), view, x) for t, x in ((store.k, k), (store.v, v))
             )
@@ -96,7 +98,7 @@ class Full:
             stored = torch.arange(view.end)
         if self._valid is not None:
             mask = self._restrict(mask, ctx, view, stored, q.shape[-2])
-        if not view.keeps_none and (view.appended or k.requires_grad):
+        if not view.keeps_none and (view.appended or graph):
             self._keep(store, ctx, view, k, v)
         keys, values, mask = with_extra(keys, values, mask, extra, ctx, stored, 0 if not view.appended else k.shape[-2])
         return attention(q, keys, values, mask, scale)
@@ -151,7 +153,9 @@ class Full:
 
     def end(self, step: Step) -> None:
         if self._valid is not None:
-            self._valid[:, step.feed.reshape(-1)] = True
+            slots = step.feed[..., step.keep].expand(self._valid.shape[0] if step.feed.dim() == 1 else -1, -1)
+            slots = slots.repeat(self._valid.shape[0] // slots.shape[0], 1).to(self._valid.device)
+            self._valid.scatter_(1, slots, True)
 
     def select(self, rows: Tensor) -> None:
         """Entry i continues entry rows[i], in every branch."""
@@ -163,6 +167,8 @@ class Full:
 
     def truncate(self, lengths: Tensor) -> None:
         """Forget slots >= lengths[row] of each row (branches * N,); moves nothing."""
+        if not self._stores:
+            return
         size = next(iter(self._stores.values())).k.shape[3]
         valid = torch.arange(size, device=lengths.device) < lengths[:, None]
         self._valid = valid if self._valid is None else self._valid & valid

@@ -13,12 +13,12 @@ from nextset.core.errors import NextsetError, nearest
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Benchmark: the name of a script in benchmarks/, such as var-d16.")],
+    name: Annotated[str, typer.Argument(help="Benchmark: the name of a script in benchmarks/.")],
     arguments: Annotated[list[str] | None, typer.Argument(help="Passed to the script; --help lists them.")] = None,
 ) -> None:
     """Run a benchmark of a source checkout and file its result under benchmarks/results.
 
-    Example: nextset bench var-d16 -- --batch 1 --dtype float32
+    Example: nextset bench NAME -- --batch 1 --dtype float32
     """
     folder = Path(__file__).resolve().parents[3] / "benchmarks"
     if not folder.is_dir():

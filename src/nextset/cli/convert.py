@@ -24,7 +24,7 @@ def convert(
 
     Files are opened safely: no code in them is run. Sizes are read off names and shapes.
 
-    Example: nextset convert var_d16.pth vae_ch160v4096z32.pth -o models/var-d16
+    Example: nextset convert generator.pth tokenizer.pth -o models/mine
     """
     from nextset.hub import pretrained
     from nextset.hub.convert import convert as read

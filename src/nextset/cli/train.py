@@ -24,11 +24,11 @@ def train(
 
     Examples:
 
-      nextset train emoji-tokenizer
+      nextset train RECIPE
 
-      nextset train var-emoji data.tokenizer=runs/emoji-tokenizer/model
+      nextset train RECIPE data.source=my/pictures steps=2000 -o runs/mine
 
-      nextset train emoji-tokenizer data.source=my/pictures steps=2000 -o runs/mine
+      nextset train RECIPE -o runs/mine --resume
     """
     from nextset.hub.workshop import train as run
     from nextset.training.recipes import load_recipe
@@ -48,7 +48,7 @@ def tokenize(
 ) -> None:
     """Cache a data set as codes, so that a generator trains without decoding pictures.
 
-    Example: nextset tokenize my/pictures --model emoji-var -o out/codes.npz
+    Example: nextset tokenize my/pictures -o out/codes.npz
     """
     from nextset.core.errors import check_range
     from nextset.data.codes import encode_dataset, save_codes

@@ -32,7 +32,7 @@ class Step:
     read: (m, taps) index into `feed` from which each position is predicted, one column per tap of the trunk, -1 = none.
     keep: (n,) bool, what these rows stored stays for later steps.
     own: (n,) index of the step that each row belongs to.
-    level: (n,) noise level of each row, or None.
+    level: (n,) noise level of each row, or (images, n), or None.
     phase: selects blocks, head and guidance. shape: (t, h, w) of the drawn set, or None. parts: the joined steps.
     """
 
@@ -170,17 +170,29 @@ class Plan:
         for name in sorted(self.slots):
             h.update(name.encode() + self.slots[name].cpu().numpy().tobytes())
         for s in self.steps:
-            for t in (s.feed, s.draw, s.read, s.keep):
-                h.update(t.cpu().numpy().tobytes())
+            for t in (s.feed, s.draw, s.read, s.keep, torch.zeros(0) if s.level is None else s.level):
+                h.update(repr(tuple(t.shape)).encode() + t.cpu().numpy().tobytes())
         return h.hexdigest()[:16]
 
     def join(self, steps: Iterable[Step | int]) -> Step:
-        """Several steps as one forward, in the given order; the inputs of all of them must be known."""
-        parts = [p for s in steps for p in (self.steps[s] if isinstance(s, int) else s).steps]
+        """Several steps as one forward, in the given order; the inputs of all of them must be known.
+
+        The same steps give the same object again: views are cached by step, and training joins the plan at every step.
+        """
+        parts = tuple(p for s in steps for p in (self.steps[s] if isinstance(s, int) else s).steps)
         if not parts:
             raise NextsetError("a join of no steps was asked for; name at least one step of the plan")
         if len(parts) == 1:
             return parts[0]
+        if parts not in self._joins:
+            self._joins[parts] = self._join(parts)
+        return self._joins[parts]
+
+    @cached_property
+    def _joins(self) -> dict[tuple[Step, ...], Step]:
+        return {}
+
+    def _join(self, parts: tuple[Step, ...]) -> Step:
         taps = max(p.read.shape[1] for p in parts)
         reads, offset = [], 0
         for p in parts:
@@ -190,7 +202,7 @@ class Plan:
         has_level = [p.level is not None for p in parts]
         level = None
         if any(has_level):
-            level = torch.cat([p.level if p.level is not None else torch.zeros(p.rows) for p in parts])
+            level = _cat([p.level if p.level is not None else torch.zeros(p.rows) for p in parts])
         return Step(
             index=parts[-1].index,
             feed=_cat([p.feed for p in parts]),
@@ -201,7 +213,7 @@ class Plan:
             level=level,
             phase=parts[-1].phase,
             shape=None,
-            parts=tuple(parts),
+            parts=parts,
         )
 
     def all(self) -> Step:
@@ -212,26 +224,35 @@ class Plan:
 
     @cached_property
     def _fed(self) -> Tensor:
-        """(steps, S) bool: slot is fed in step (by any image, where orders differ)."""
-        table = torch.zeros(len(self.steps), self.size, dtype=torch.bool)
-        for s in self.steps:
-            table[s.index].index_fill_(0, s.feed.reshape(-1), True)
-        return table
+        """(images, steps, S) bool: slot is fed in step; one image stands for all where orders are shared."""
+        return self._table(lambda s: torch.ones(s.rows, dtype=torch.bool))
 
     @cached_property
     def _kept(self) -> Tensor:
-        """(steps, S) bool: slot is fed and kept in step."""
-        table = torch.zeros(len(self.steps), self.size, dtype=torch.bool)
-        for s in self.steps:
-            table[s.index].index_fill_(0, s.feed[..., s.keep].reshape(-1), True)
+        """(images, steps, S) bool: slot is fed and kept in step."""
+        return self._table(lambda s: s.keep)
+
+    @cached_property
+    def _levels(self) -> Tensor | None:
+        """(images, steps, S) noise level with which a slot was fed in a step, or None when no step has levels."""
+        if all(s.level is None for s in self.steps):
+            return None
+        return self._table(lambda s: torch.zeros(s.rows) if s.level is None else s.level)
+
+    def _table(self, value: Callable[[Step], Tensor]) -> Tensor:
+        """Values (n,) of the fed rows of each step, laid out by slot: (images, steps, S), zero where nothing is fed."""
+        values = [value(s) for s in self.steps]
+        images = max((t.shape[0] for t in (*values, *(s.feed for s in self.steps)) if t.dim() == 2), default=1)
+        table = torch.zeros(images, len(self.steps), self.size, dtype=values[0].dtype if values else torch.bool)
+        for s, v in zip(self.steps, values, strict=True):
+            feed = s.feed.expand(images, -1)
+            table[:, s.index].scatter_(1, feed, v.expand(feed.shape))
         return table
 
     def attributes(self, slot: Tensor, step: Tensor, level: Tensor | None) -> dict[str, Tensor]:
-        """Attribute values (..., n) of rows given by slot, own step and level."""
+        """Attribute values of rows given by slot, own step and level: (n,), or (images, n) where images differ."""
         values = {name: value[slot] for name, value in self.slots.items()}
-        values |= {"slot": slot, "step": step.expand(slot.shape)}
-        values["level"] = (torch.zeros(1) if level is None else level).expand(slot.shape)
-        return values
+        return values | {"slot": slot, "step": step, "level": torch.zeros(slot.shape[-1]) if level is None else level}
 
     def visible(self, q: Rows, k: Rows, sees: Sees | None = None) -> Tensor:
         """The one mask rule: bool (..., n_q, n_k), True where query row a may see key row b.
@@ -242,12 +263,11 @@ class Plan:
         own = q.step[..., :, None] == k.step[..., None, :]
         steps = torch.arange(len(self.steps))
         # next step after a key's own one in which its slot is kept again: it is the latest up to there
-        slot_k, step_k = k.slot, k.step.expand(k.slot.shape)
-        kept_again = self._kept[:, slot_k].movedim(0, -1) & (steps > step_k[..., None])
+        kept_again = _at(self._kept, k.slot) & (steps > k.step[..., None])
         until = torch.where(kept_again, steps, len(self.steps)).amin(-1)
-        later = q.step[..., :, None] > step_k[..., None, :]
+        later = q.step[..., :, None] > k.step[..., None, :]
         latest = q.step[..., :, None] <= until[..., None, :]
-        again = self._fed[q.step][..., slot_k] if slot_k.dim() == 1 else self._fed[q.step[None, :, None], slot_k[:, None, :]]
+        again = _at(self._fed, k.slot)[..., q.step].transpose(-1, -2)
         history = later & latest & k.keep[..., None, :] & ~again
         mask = own | history
         rule = sees or self.sees
@@ -263,10 +283,13 @@ class Plan:
         return self.visible(rows, rows, sees)
 
     def stored_before(self, step: Step) -> tuple[Tensor, Tensor]:
-        """What is stored when a forward begins: (S,) own step of the latest kept feed of each slot, and (S,) bool whether any."""
+        """What is stored when a forward begins: own step of the latest kept feed of each slot, and bool whether there is
+        any; (S,) each, or (images, S) where orders differ."""
         first = min(step.indices)
-        steps = torch.arange(len(self.steps))[:, None]
-        last = torch.where(self._kept & (steps < first), steps, -1).amax(0)
+        steps = torch.arange(-1, first)[:, None]  # -1: never
+        kept = torch.nn.functional.pad(self._kept[:, :first], (0, 0, 1, 0))
+        last = torch.where(kept, steps, -1).amax(1)
+        last = last.squeeze(0) if last.shape[0] == 1 else last
         return last.clamp_min(0), last >= 0
 
     @cached_property
@@ -289,53 +312,44 @@ class Plan:
 
     def _view(self, step: Step, sees: Sees | None, use_store: bool, append: bool) -> View:
         rows = Rows.of(step)
-        flat = step.feed.reshape(-1)
         stored_step, stored = self.stored_before(step)
         stored = stored & use_store
-        twice = step.feed.dim() == 1 and flat.unique().numel() < flat.numel()
-        spoils = bool((stored[flat] & ~step.keep.expand(step.feed.shape).reshape(-1)).any())
-        appended = append or not use_store or twice or spoils or step.feed.dim() > 1
-        before = int(stored.nonzero().max()) + 1 if bool(stored.any()) else 0
-        # a stored row's noise level is that of the step which stored it
-        level = self._stored_levels()
+        before = int(stored.nonzero()[:, -1].max()) + 1 if bool(stored.any()) else 0
+        keep = step.keep
+        appended = append or not use_store or step.feed.dim() > 1 or self._clash(step, stored)
         if appended:
-            end = before
-            slot = torch.cat([torch.arange(end).expand(*step.feed.shape[:-1], end), step.feed], -1)
-            keys = Rows(slot, torch.cat([stored_step[:end], step.own]), torch.cat([stored[:end], step.keep]),
-                        None if level is None else torch.cat([level[stored_step[:end], torch.arange(end)], rows.level_or_zero()], -1))
+            # the fed rows follow the store; of a slot that is kept twice the last feed is written
+            end, images = before, torch.broadcast_shapes(stored.shape[:-1], step.feed.shape[:-1])
+            if step.feed.dim() == 1:
+                keep = keep & ~((step.feed[:, None] == step.feed) & keep).triu(1).any(-1)
+            slot = torch.cat([torch.arange(end).expand(*images, -1), step.feed.expand(*images, -1)], -1)
+            own = torch.cat([stored_step[..., :end].expand(*images, -1), step.own.expand(*images, -1)], -1)
+            kept = torch.cat([stored[..., :end].expand(*images, -1), step.keep.expand(*images, -1)], -1)
+            there = torch.cat([stored[..., :end].expand(*images, -1), torch.ones(*images, step.rows, dtype=torch.bool)], -1)
+            fed = torch.arange(end, end + step.rows)
         else:
-            end = max(before, int(flat.max()) + 1)
-            own, keep = stored_step[:end].clone(), stored[:end].clone()
-            own[flat], keep[flat] = step.own, step.keep
-            # a row that is not kept is still there for its own step
-            levels = None if level is None else level[own, torch.arange(end)].clone()
-            if levels is not None:
-                levels[flat] = rows.level_or_zero()
-            keys = Rows(torch.arange(end), own, keep, levels)
-        mask: Tensor | None = self.visible(rows, keys, sees)
-        if not appended:
-            there = stored[:end].clone()
-            there[flat] = True
-            mask = mask & there
-        else:
-            there = torch.cat([stored[:end], torch.ones(step.rows, dtype=torch.bool)])
-            mask = mask & there
-        if bool(mask.all()):
-            mask = None
-        elif mask.dim() == 3:
-            mask = mask[:, None]
-        start = int(flat[0]) if step.feed.dim() == 1 and bool((flat == torch.arange(flat[0], flat[0] + flat.numel())).all()) else None
-        return View(step.feed, start, end, mask, appended, step.keep, bool(step.keep.all()), not bool(step.keep.any()), before)
+            # the fed rows lie in the store at their slots; one that is not kept is there for its own step
+            end, fed = max(before, int(step.feed.max()) + 1), step.feed
+            slot, own, kept, there = torch.arange(end), stored_step[..., :end].clone(), stored[..., :end].clone(), stored[..., :end].clone()
+            own[..., fed], kept[..., fed], there[..., fed] = step.own, step.keep, True
+        level = None
+        if self._levels is not None and (sees or self.sees):  # a stored row has the level of the step that stored it
+            every = _at(self._levels, slot)
+            shape = torch.broadcast_shapes(every.shape[:-1], own.shape)
+            level = every.expand(*shape, -1).gather(-1, own.expand(shape)[..., None]).squeeze(-1)
+            level[..., fed] = rows.level_or_zero()
+        seen = self.visible(rows, Rows(slot, own, kept, level), sees) & there[..., None, :]
+        mask = None if bool(seen.all()) else seen[:, None] if seen.dim() == 3 else seen
+        first = int(step.feed.reshape(-1)[0])
+        together = step.feed.dim() == 1 and torch.equal(step.feed, torch.arange(first, first + step.rows))
+        return View(step.feed, first if together else None, end, mask, appended, keep, bool(keep.all()), not bool(keep.any()), before)
 
-    def _stored_levels(self) -> Tensor | None:
-        """(steps, S) noise level with which a slot was fed in a step, or None when no step has levels."""
-        if all(s.level is None for s in self.steps):
-            return None
-        table = torch.zeros(len(self.steps), self.size)
-        for s in self.steps:
-            if s.level is not None:
-                table[s.index].index_copy_(0, s.feed.reshape(-1), s.level.expand(s.feed.shape).reshape(-1))
-        return table
+    def _clash(self, step: Step, stored: Tensor) -> bool:
+        """Whether fed rows must not be written over the store before they attend: a slot is fed twice, a stored row
+        survives a feed that is not kept, or steps of a join that come before its next feed still read it."""
+        again = bool(stored[..., step.feed].any())
+        twice = step.feed.unique().numel() < step.rows
+        return twice or (again and len(step.steps) > 1) or bool((stored[..., step.feed] & ~step.keep).any())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,6 +367,14 @@ class Rows:
 
     def level_or_zero(self) -> Tensor:
         return torch.zeros(self.slot.shape[-1]) if self.level is None else self.level
+
+
+def _at(table: Tensor, slot: Tensor) -> Tensor:
+    """Columns of table (images, steps, S) at slots (n,) or (images, n): (n, steps), or (images, n, steps)."""
+    if slot.dim() == 1:
+        return table[..., slot].transpose(-1, -2).squeeze(0) if table.shape[0] == 1 else table[..., slot].transpose(-1, -2)
+    images = max(table.shape[0], slot.shape[0])
+    return table.expand(images, -1, -1).gather(-1, slot[:, None].expand(images, table.shape[1], -1)).transpose(-1, -2)
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:

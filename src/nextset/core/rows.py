@@ -7,7 +7,7 @@ after branch: row = branch * N + entry. Systems never double a batch or cut it i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,29 @@ def map_rows(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, dict):
         return {k: map_rows(fn, v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(map_rows(fn, v) for v in tree)
+        items = [map_rows(fn, v) for v in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)  # a named tuple takes its fields
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return dataclasses.replace(tree, **{f.name: map_rows(fn, getattr(tree, f.name)) for f in dataclasses.fields(tree)})
     return tree
+
+
+def cat_rows(trees: Sequence[Any]) -> Any:
+    """Nested structures of equal form as one: their tensors behind each other along the rows axis."""
+    first = trees[0]
+    if len(trees) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(list(trees))
+    if isinstance(first, dict):
+        return {k: cat_rows([t[k] for t in trees]) for k in first}
+    if isinstance(first, (list, tuple)):
+        items = [cat_rows(parts) for parts in zip(*trees, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        names = [f.name for f in dataclasses.fields(first)]
+        return dataclasses.replace(first, **{n: cat_rows([getattr(t, n) for t in trees]) for n in names})
+    return first
 
 
 def expand(x: Tensor, branches: int) -> Tensor:

@@ -25,7 +25,7 @@ LIMIT = 16 * 2**30
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays atomically and compressed; the same arrays give the same bytes."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
     with atomic_write(path) as handle:
         handle.write(buffer.getvalue())
 

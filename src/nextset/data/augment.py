@@ -1,7 +1,7 @@
 """Augmentation of transparent pictures: position, scale and the colour of the ground.
 
-Every draw is a function of (seed, sample index), so that batches, their order and a resumed run change nothing. It knows
-nothing of what the pictures show.
+Every draw is a function of (seed, sample index), so that batches, their order and a resumed run change nothing. It
+knows nothing of what the pictures show.
 """
 
 from __future__ import annotations

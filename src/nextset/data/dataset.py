@@ -10,15 +10,16 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
-from nextset.data.emoji import FONT, NAMES, open_emoji
+from nextset.data.emoji import FONT, NAMES, balanced_weights, open_emoji
 from nextset.data.folder import read_folder
 from nextset.data.packed import read_npz
+
+__all__ = ["Dataset", "EmojiOptions", "PictureOptions", "balanced_weights", "cache_folder", "open_dataset"]
 
 
 class Dataset(Protocol):
@@ -89,14 +90,3 @@ def open_dataset(source: str | Path, *, size: int = 64, cache: str | Path | None
         return read_npz(path, size, **PictureOptions.from_dict(options).to_dict())
     what = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
     raise NextsetError(f"data source {str(source)!r} {what}; give emoji, a folder of pictures or an .npz file")
-
-
-def balanced_weights(labels: Tensor, power: float = 0.5) -> Tensor:
-    """Sampling weights float64 (N,), mean 1: a class of n pictures is drawn in proportion to n ** power.
-
-    power: 0 draws all classes alike, 1 all pictures alike.
-    """
-    check_range("power", power, 0, 1)
-    counts = torch.bincount(labels).double()
-    weights = counts[labels] ** (power - 1)
-    return weights / weights.mean()

@@ -24,7 +24,6 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**30
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
 _LOCK = threading.RLock()  # warnings are filtered for the whole process: one reader at a time changes that
-_SRGB = ImageCms.createProfile("sRGB")
 
 
 def decode(
@@ -42,12 +41,14 @@ def decode(
         opened = _open(data, name, max_pixels)
         notes: list[str] = []
         try:
-            deep = any(";16" in str(tile) for tile in getattr(opened, "tile", []))  # Pillow keeps the upper 8 of 16 bits of a colour
+            # Pillow keeps the upper 8 of 16 bits of a colour without a word
+            deep = any(";16" in str(tile) for tile in getattr(opened, "tile", []))
             turned = _orientation(opened) != 1  # asked before decoding: some formats turn and forget it there
             opened.load()
             picture = _colours(opened, notes, deep)
             with contextlib.suppress(Exception):  # a damaged tag leaves the picture as it lies
                 ImageOps.exif_transpose(picture, in_place=True)
+            picture.info.clear()  # tags and profiles of the file are not those of what is made of it
         except Exception as error:  # a hostile file can make a decoder raise anything
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise NextsetError(f"{name} is damaged or cut short ({reason}); get it again, or save it anew") from error
@@ -140,6 +141,9 @@ def _colours(opened: Image.Image, notes: list[str], deep: bool) -> Image.Image:
 
 def _eight_bits(opened: Image.Image, notes: list[str]) -> Image.Image:
     """One channel of 16 or 32 bits or of floats to 8 bits. Pillow's own conversion would clip at 255."""
+    if opened.mode.startswith("I;16"):
+        notes.append("16-bit greyscale reduced to 8 bits")
+        return Image.fromarray(((np.asarray(opened).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     values = np.asarray(opened).astype(np.float64)
     finite = np.isfinite(values)
     if not finite.any():
@@ -167,8 +171,8 @@ def _to_srgb(picture: Image.Image, profile: bytes, notes: list[str]) -> Image.Im
         if "srgb" in title.lower():
             return picture
         wanted = "RGBA" if picture.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(picture, given, _SRGB, outputMode=wanted)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        converted = ImageCms.profileToProfile(picture, given, ImageCms.createProfile("sRGB"), outputMode=wanted)
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError):  # or Pillow without colour management
         return picture
     notes.append(f"{picture.mode} converted to sRGB from its colour profile {title[:60]!r}")
     assert converted is not None  # only an in-place conversion returns nothing

@@ -100,6 +100,17 @@ def balance(glyphs: Sequence[Glyph], variants: int) -> list[Glyph]:
     return [g for i, g in enumerate(glyphs) if i in kept]
 
 
+def balanced_weights(labels: Tensor, power: float = 0.5) -> Tensor:
+    """Sampling weights float64 (N,), mean 1: a class of n pictures is drawn in proportion to n ** power.
+
+    power: 0 draws all classes alike, 1 all pictures alike.
+    """
+    check_range("power", power, 0, 1)
+    counts = torch.bincount(labels).double()
+    weights = counts[labels] ** (power - 1)
+    return weights / weights.mean()
+
+
 def render(text: str, font: ImageFont.FreeTypeFont, size: int, margin: int) -> Image.Image | None:
     """One emoji as RGBA (size, size), centred, or None when the font has no single picture for it."""
     if font.getlength(text) > 1.2 * _CELL[0]:

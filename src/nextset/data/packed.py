@@ -60,7 +60,7 @@ def _files(arrays: dict[str, np.ndarray], path: str | Path) -> tuple[int, Reader
         raise NextsetError(f"{path}: jpeg must be uint8 (bytes,) and offsets whole numbers (N + 1,), at least two")
     ends = offsets.astype(np.int64)
     if ends[0] < 0 or ends[-1] > len(data) or (np.diff(ends) < 0).any():
-        raise NextsetError(f"{path}: offsets must rise from 0 to at most {len(data)}, the bytes of jpeg; write it again")
+        raise NextsetError(f"{path}: offsets must rise from 0 to at most {len(data)}, the size of jpeg; write it again")
 
     def read(i: int) -> tuple[Image.Image, list[str]]:
         return read_image(data[ends[i] : ends[i + 1]].tobytes(), name=f"picture {i} of {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -9,18 +10,19 @@ from torch import Tensor
 
 from nextset.core.plan import Plan, Step, View
 from nextset.core.protocols import Extra, Policy
-from nextset.core.rows import Branch
+from nextset.core.rows import Branch, cat_rows, map_rows
 
 
 class Context:
     """Implements `nextset.core.protocols.Context` for a set of running branches.
 
     entries: N, images (or candidates) of the run. branches: number of all branches. active: indices of those that run.
-    memories: for each of them, the index of the branch whose memory it reads.
+    memories: for each of them, the index of the branch whose memory it reads. states: what recurrent layers kept, by
+    site and branch.
     """
 
     def __init__(self, plan: Plan, step: Step, policy: Policy, branches: tuple[Branch, ...], active: tuple[int, ...], entries: int,
-                 device: torch.device, states: dict[str, Any], hooks: tuple[Any, ...] = ()) -> None:
+                 device: torch.device, states: dict[tuple[str, int], Any], hooks: tuple[Any, ...] = ()) -> None:
         self.plan, self.step, self.policy = plan, step, policy
         self.entries, self.branches, self.active = entries, len(branches), active
         self.device, self._states, self._hooks = device, states, hooks
@@ -49,10 +51,16 @@ class Context:
         return h
 
     def state(self, site: str) -> Any:
-        return self._states.get(site)
+        kept = [self._states.get((site, line)) for line in self.memories]
+        return None if any(s is None for s in kept) else cat_rows(kept)
 
     def keep(self, site: str, state: Any) -> None:
-        self._states[site] = state
+        if not bool(self.step.keep.any()):
+            return
+        for i, (branch, line) in enumerate(zip(self.active, self.memories, strict=True)):
+            if branch == line:  # a branch that reads another's memory writes nothing
+                own = operator.itemgetter(slice(i * self.entries, (i + 1) * self.entries))
+                self._states[site, branch] = map_rows(own, state)
 
     def kept(self, site: str, attribute: str, value: int) -> tuple[Tensor, Tensor]:
         slots = (self.plan.slots[attribute] == value).nonzero().squeeze(-1).to(self.device)

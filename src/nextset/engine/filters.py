@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 
-
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.protocols import Filter
 from nextset.heads.categorical import Categorical
@@ -26,33 +25,50 @@ def temperature(value: float) -> Filter:
     return lambda dist: dist if value == 1 else _law(dist, "temperature").replace(dist.logits / value)
 
 
-def top_k(k: int) -> Filter:
-    """Keep the k most likely ids; ties with the k-th stay. 0 = off, more than V = V."""
+def top_k(k: int, *, sort: bool = False) -> Filter:
+    """Keep the k most likely ids; ties with the k-th stay. 0 = off, more than V = V.
+
+    sort: leave the kept logits in order for a `top_p` behind this filter, which then sorts nothing.
+    """
     check_range("top_k", k, 0, None, remedy="0 switches it off")
 
     def apply(dist: object) -> Categorical:
         law = _law(dist, "top_k")
         if k == 0 or k >= law.logits.shape[-1]:
             return law
-        least = law.logits.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-        return law.replace(law.logits.masked_fill(law.logits < least, -torch.inf))
+        ordered = law.logits.topk(k, dim=-1, sorted=sort).values
+        least = ordered[..., -1:] if sort else ordered.amin(-1, keepdim=True)
+        return law.replace(law.logits.masked_fill(law.logits < least, -torch.inf), ordered=ordered if sort else None)
 
     return apply
 
 
 def top_p(p: float) -> Filter:
     """Keep the smallest set of likely ids with mass above p: ids are removed from the least likely on while their
-    cumulative mass is at most 1 - p; the likeliest always stays. 0 or 1 = off."""
+    cumulative mass is at most 1 - p; the likeliest always stays. Of equally likely ids the lower ones go first.
+    0 or 1 = off.
+    """
     check_range("top_p", p, 0, 1, remedy="0 or 1 switches it off")
 
     def apply(dist: object) -> Categorical:
         law = _law(dist, "top_p")
         if p in (0, 1):
             return law
-        ordered, index = law.logits.sort(dim=-1, descending=False, stable=True)
-        gone = ordered.softmax(-1).cumsum(-1) <= 1 - p
-        gone[..., -1] = False
-        return law.replace(law.logits.masked_fill(torch.zeros_like(gone).scatter_(-1, index, gone), -torch.inf))
+        logits = law.logits
+        ordered = logits.sort(dim=-1, descending=True).values if law.ordered is None else law.ordered
+        total = logits.logsumexp(-1, keepdim=True)
+        mass = (ordered - total).exp()
+        before = mass.cumsum(-1) - mass  # mass of the likelier ids
+        stays = before < p
+        stays[..., 0] = True
+        least = ordered.masked_fill(~stays, torch.inf).amin(-1, keepdim=True)
+        # Ties with the last one that stays: as many as the mass allows, the higher ids first.
+        above = mass.masked_fill(ordered <= least, 0.0).sum(-1, keepdim=True)
+        allowed = ((p - above) / (least - total).exp()).ceil().clamp_min(1)
+        tied = logits == least
+        place = tied.flip(-1).cumsum(-1).flip(-1)
+        gone = (logits < least) | (tied & (place > allowed))
+        return law.replace(logits.masked_fill(gone, -torch.inf))
 
     return apply
 
@@ -69,7 +85,7 @@ def smooth(ratio: float) -> Filter:
 
 def chain(top_k_value: int = 0, top_p_value: float = 0.0, temperature_value: float = 1.0) -> list[Filter]:
     """temperature, then top-k, then top-p; filters that are off are left out."""
-    filters = [temperature(temperature_value), top_k(top_k_value), top_p(top_p_value)]
+    filters = [temperature(temperature_value), top_k(top_k_value, sort=True), top_p(top_p_value)]
     on = [temperature_value != 1, top_k_value != 0, top_p_value not in (0, 1)]
     return [f for f, used in zip(filters, on, strict=True) if used]
 

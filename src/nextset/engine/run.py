@@ -42,7 +42,7 @@ class Run:
     cursor: int = 0
     forwards: int = 0
     cond: Any = None
-    states: dict[str, Any] = dataclasses.field(default_factory=dict)
+    states: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -76,9 +76,8 @@ class Run:
         if len(active) == len(self.job.branches):
             return self.cond
         if active not in self._some:
-            device = next(t for t in _tensors(self.cond)).device
-            rows = rows_of(list(active), self.job.entries, device)
-            self._some[active] = map_rows(lambda t: t.index_select(0, rows), self.cond)
+            rows = rows_of(list(active), self.job.entries, "cpu")
+            self._some[active] = map_rows(lambda t: t.index_select(0, rows.to(t.device)), self.cond)
         return self._some[active]
 
     def select(self, rows: Tensor) -> None:
@@ -88,7 +87,7 @@ class Run:
         self.policy.select(rows)
         every = (torch.arange(branches)[:, None] * old + rows.cpu()).reshape(-1)
         self.cond = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.cond)
-        self.states = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.states)
+        self.states = map_rows(lambda t: t.index_select(0, rows.to(t.device)), self.states)
         self._some.clear()
         self.images = self.images[rows.cpu()]
         if isinstance(self.attempt, Tensor):
@@ -115,23 +114,27 @@ class Run:
         return self.job.canvas.codes()
 
 
-def look(run: Run, step: Step, *, filtered: bool = True, branches: tuple[int, ...] | None = None) -> Dist:
-    """One forward: rows, input, trunk, head, guidance, filters. Also used by training, scoring and verifying."""
+def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Rows, input, trunk: hidden states (rows, n, C) of the fed rows, one tensor per tap."""
     job = run.job
-    active = run.active(step) if branches is None else branches
-    cond = run.condition(active)
     x = expand(job.canvas.input(step), len(active))
     hooks = tuple(lambda site, h, c=c: c.on_site(run, site, h) for c in run.controllers if type(c).on_site is not Controller.on_site)
     ctx = Context(job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, hooks)
-    h = job.network.trunk(x, cond, ctx)
+    h = job.network.trunk(x, run.condition(active), ctx)
     run.forwards += 1
+    return h if isinstance(h, tuple) else (h,)
+
+
+def look(run: Run, step: Step, *, filtered: bool = True, branches: tuple[int, ...] | None = None) -> Dist:
+    """One forward, head, guidance, filters: the law of what the step draws. Also used by training, scoring, verifying."""
+    job = run.job
+    active = run.active(step) if branches is None else branches
+    taps = forward(run, step, active)
+    device = taps[0].device
     drawing = [s for s in step.steps if s.draw.shape[-1]]
-    taps = h if isinstance(h, tuple) else (h,)
-    at_read = tuple(tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(x.device)) for i, tap in enumerate(taps))
-    dist = job.network.head(step, cond).dist(at_read, step, job.canvas.now(step))
-    if not drawing:
-        return dist
-    weights = [_spread([job.weights(s)[b] for s in drawing], drawing, x.device) for b in active]
+    at_read = tuple(tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(device)) for i, tap in enumerate(taps))
+    dist = job.network.head(step, run.condition(active)).dist(at_read, step, job.canvas.now(step))
+    weights = [_spread([job.weights(s)[b] for s in drawing], drawing, device) for b in active]
     dist = dist.guide(weights, len(active))
     if not filtered:
         return dist
@@ -159,17 +162,13 @@ def _spread(weights: Sequence[float | Tensor], steps: Sequence[Step], device: to
     return torch.cat(parts).to(device)
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    found: list[Tensor] = []
-    map_rows(lambda t: found.append(t) or t, tree)  # type: ignore[func-returns-value]
-    return iter(found)
-
-
 def advance(run: Run, step: Step) -> Drawn | None:
-    """Look, draw, write, remember, move the cursor on."""
-    dist = look(run, step)
+    """Look, draw, write, remember, move the cursor on. A step that draws nothing only runs the trunk."""
     drawn: Drawn | None = None
-    if step.draw.shape[-1]:
+    if not step.draw.shape[-1]:
+        forward(run, step, run.active(step))
+    else:
+        dist = look(run, step)
         for c in run.controllers:
             dist = c.on_dist(run, step, dist)
         drawn = dist.draw(run.noise.of("draw"), run.images, step.draw, run.attempt)

@@ -22,13 +22,16 @@ class Categorical:
     """Law of m independent ids.
 
     logits: (branches * N, m, V) before `guide`, then (N, m, V), float32; -inf where a filter removed an id.
-    raw: the logits before any filter. soft: (temperature, noise purpose) of a soft draw, see `engine.filters.smooth`.
+    raw: the logits before any filter. soft: (factor of the logits, temperature) of a soft draw, see
+    `engine.filters.smooth`. ordered: the largest logits in falling order, where a filter left them.
     """
 
     kind = "categorical"
 
-    def __init__(self, logits: Tensor, raw: Tensor | None = None, soft: tuple[float, float] | None = None) -> None:
-        self.logits, self.raw, self.soft = logits, logits if raw is None else raw, soft
+    def __init__(
+        self, logits: Tensor, raw: Tensor | None = None, soft: tuple[float, float] | None = None, ordered: Tensor | None = None
+    ) -> None:
+        self.logits, self.raw, self.soft, self.ordered = logits, logits if raw is None else raw, soft, ordered
 
     def guide(self, weights: Sequence[float | Tensor], branches: int) -> Categorical:
         """Fold the rows of `branches` branches into entries: sum of weight x logits; weights are numbers or (m,)."""
@@ -49,9 +52,11 @@ class Categorical:
             law = f(law)
         return law
 
-    def replace(self, logits: Tensor | None = None, soft: tuple[float, float] | None = None) -> Categorical:
+    def replace(
+        self, logits: Tensor | None = None, *, soft: tuple[float, float] | None = None, ordered: Tensor | None = None
+    ) -> Categorical:
         """A copy with other logits or another soft draw; the raw logits stay."""
-        return Categorical(self.logits if logits is None else logits, self.raw, soft or self.soft)
+        return Categorical(self.logits if logits is None else logits, self.raw, soft or self.soft, ordered)
 
     def split(self, sizes: Sequence[int]) -> list[Categorical]:
         """The laws of consecutive groups of positions."""
@@ -88,7 +93,7 @@ class Categorical:
 
 
 class Softmax(nn.Module):
-    """Linear classifier over V ids, computed in float32 whatever the trunk runs in."""
+    """Linear classifier over V ids, in float32 whatever dtype a model is cast to."""
 
     keeps_float32 = True
 
@@ -103,6 +108,6 @@ class Softmax(nn.Module):
         return Categorical(self.logits(h[0]))
 
     def logits(self, h: Tensor) -> Tensor:
-        """(..., C) -> float32 (..., V)."""
-        with torch.autocast(h.device.type, enabled=False):
-            return torch.nn.functional.linear(h.float(), self.weight.float(), self.bias.float())
+        """(..., C) -> float32 (..., V). Weights stay float32 when a model is cast; under autocast, as in training, the
+        product runs in its dtype."""
+        return torch.nn.functional.linear(h.float(), self.weight, self.bias).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,4 +13,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale
     mask: bool, True = may attend, broadcastable to (rows, H, n, t). scale: 1/sqrt(d) when None. Keys that were stored in
     another dtype (a policy's choice) are read in the queries' dtype.
     """
-    return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=scale)
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    if _composed(q, k):
+        scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores + torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, torch.finfo(q.dtype).min / 2)
+        return scores.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _composed(q: Tensor, k: Tensor) -> bool:
+    """Plain products for training short sequences in bfloat16 on a CPU: there the backward of the fused kernel takes
+    twice as long (measured at 64 x 3 heads x 130 rows)."""
+    training = torch.is_grad_enabled() and q.requires_grad
+    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 512

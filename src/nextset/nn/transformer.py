@@ -117,7 +117,7 @@ class AdaptiveBlock(nn.Module):
         """cond (rows, C) after SiLU, shared (rows, 6, C) or None -> the block's six vectors."""
         if self.modulation is not None:
             return Modulation.of(self.modulation(cond).unflatten(-1, (6, -1)))
-        return Modulation.of(self.offset + shared)
+        return Modulation.of((self.offset + shared).to(shared.dtype))
 
     def forward(self, x: Tensor, m: Modulation, ctx: Any, site: str) -> Tensor:
         h = self.attn(modulated_norm(x, m.scale_attn, m.shift_attn, self.eps), ctx, site)
