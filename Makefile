@@ -1,35 +1,41 @@
 # Two commands matter: `make demo` makes pictures, `make test` checks everything.
-# Without an active virtual environment, `make` makes its own in .venv.
+# Without an active virtual environment, `make` makes its own in .venv. PYTHON chooses what from (3.11 or newer).
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.nextset-installed
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+INSTALLED := $(VENV)/.nextset-installed
 
 .PHONY: demo test lint bench docs clean
+.DELETE_ON_ERROR:
 
-demo: $(STAMP)
+demo: $(INSTALLED)
 	$(BIN)/nextset generate -n 36 --seed 1 -o out/demo.png --gif out/demo.gif
 
-test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Processes share the cores better than torch's threads do: one thread each.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-lint: $(STAMP)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: $(INSTALLED)
 	$(BIN)/nextset bench var-d16
 
-docs: $(STAMP)
-	$(PIP) -e '.[docs]'
+docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[dev]'
-	touch $@
+# The stamp names the checkout that is installed: an active environment may serve several, one at a time.
+ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(CURDIR))
+.PHONY: $(INSTALLED)
+endif
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	echo '$(CURDIR)' > $@
 
 clean:
-	rm -rf .venv out site build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv out site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,9 +66,11 @@ class Pipeline:
 
     def __init__(self, loaded: pretrained.Pretrained) -> None:
         if loaded.kind != "generator":
-            raise NextsetError(f"{loaded.name} is a tokenizer and makes no pictures of its own; use `nextset reconstruct`, or load a generator")
+            raise NextsetError(
+                f"{loaded.name} is a tokenizer and makes no pictures of its own; use `nextset reconstruct`, or load a generator"
+            )
         self.name, self.system, self.info = loaded.name, loaded.model, loaded.info
-        self.tokenizer = self.system.tokenizer
+        self.tokenizer: Any = self.system.tokenizer
         self.class_names: list[str] = list(self.info.get("class_names", []))
         self.defaults: dict[str, Any] = dict(self.info.get("defaults", {}))
 
@@ -104,13 +106,17 @@ class Pipeline:
         if text.lstrip("-").isdigit():
             number = int(text)
             if not 0 <= number < self.classes:
-                raise NextsetError(f"class is {number}, but this model has ids 0 to {self.classes - 1}" + self._name_hint())
+                raise NextsetError(
+                    f"class is {number}, but this model has ids 0 to {self.classes - 1}" + self._name_hint()
+                )
             return number
         by_name = {n.lower(): i for i, n in enumerate(self.class_names)}
         if text.lower() in by_name:
             return by_name[text.lower()]
         if not self.class_names:
-            raise NextsetError(f"class is {text!r}, but this model has no names; give an id between 0 and {self.classes - 1}")
+            raise NextsetError(
+                f"class is {text!r}, but this model has no names; give an id between 0 and {self.classes - 1}"
+            )
         raise NextsetError(f"no class is called {text!r}: {nearest(text, self.class_names)}")
 
     def _name_hint(self) -> str:
@@ -122,7 +128,11 @@ class Pipeline:
             ids = [self.class_id(c) for c in classes]
             labels = torch.tensor(ids if n is None else [ids[i % len(ids)] for i in range(n)])
             where = torch.arange(len(labels)) if indices is None else indices
-            return (labels if indices is None or len(indices) == len(labels) else labels[torch.arange(len(indices)) % len(labels)]), where
+            return (
+                labels
+                if indices is None or len(indices) == len(labels)
+                else labels[torch.arange(len(indices)) % len(labels)]
+            ), where
         where = torch.arange(1 if n is None else n) if indices is None else indices
         if classes is None:  # any class: drawn for each picture
             u = noise.of("class").uniform(where, torch.zeros(1, dtype=torch.int64))[:, 0]
@@ -155,7 +165,9 @@ class Pipeline:
             check_range("n", n, 1, 100_000)
         check_range("batch", batch, 1, 4096)
         noise = Noise(seed, "generate")
-        labels, where = self._labels(classes, n, noise, None if indices is None else torch.tensor(list(indices), dtype=torch.int64))
+        labels, where = self._labels(
+            classes, n, noise, None if indices is None else torch.tensor(list(indices), dtype=torch.int64)
+        )
         parts = []
         for start in range(0, len(labels), batch):
             job = self.job(labels[start : start + batch], **settings)
@@ -173,7 +185,9 @@ class Pipeline:
         return self.system.job(labels.to(next(self.system.parameters()).device), **chosen)
 
     @torch.no_grad()
-    def _finish(self, run: Run, previews: bool, offset: int, on_event: Callable[[int, Event], None] | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _finish(
+        self, run: Run, previews: bool, offset: int, on_event: Callable[[int, Event], None] | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         shown: list[Tensor] = []
         for event in proceed(run, previews=previews):
             if isinstance(event, Preview):
@@ -195,19 +209,45 @@ class Pipeline:
         """What each scale adds: images (N, 3, H, W) in [-1, 1] of the model's size."""
         return reconstruct(self.tokenizer, images)
 
-    def inpaint(self, images: Tensor, *, box: Box | None = None, mask: Tensor | None = None, classes: Classes = "none", **settings: Any) -> Output:
+    def inpaint(
+        self,
+        images: Tensor,
+        *,
+        box: Box | None = None,
+        mask: Tensor | None = None,
+        classes: Classes = "none",
+        **settings: Any,
+    ) -> Output:
         """Draw again what lies inside the box (y0, x0, y1, x1 in [0, 1]) or where mask (H, W) is 1; the rest is given."""
         return self._edit(images, box, mask, "outside", classes, settings)
 
-    def outpaint(self, images: Tensor, *, box: Box | None = None, mask: Tensor | None = None, classes: Classes = "none", **settings: Any) -> Output:
+    def outpaint(
+        self,
+        images: Tensor,
+        *,
+        box: Box | None = None,
+        mask: Tensor | None = None,
+        classes: Classes = "none",
+        **settings: Any,
+    ) -> Output:
         """Keep what lies inside the box (or where mask is 1) and draw the rest."""
         return self._edit(images, box, mask, "inside", classes, settings)
 
-    def edit(self, images: Tensor, *, box: Box | None = None, mask: Tensor | None = None, classes: Classes, **settings: Any) -> Output:
+    def edit(
+        self, images: Tensor, *, box: Box | None = None, mask: Tensor | None = None, classes: Classes, **settings: Any
+    ) -> Output:
         """Draw again inside the box, as another class."""
         return self._edit(images, box, mask, "outside", classes, settings)
 
-    def _edit(self, images: Tensor, box: Box | None, mask: Tensor | None, keep: str, classes: Classes, settings: dict[str, Any]) -> Output:
+    def _edit(
+        self,
+        images: Tensor,
+        box: Box | None,
+        mask: Tensor | None,
+        keep: str,
+        classes: Classes,
+        settings: dict[str, Any],
+    ) -> Output:
         if (box is None) == (mask is None):
             raise NextsetError("give either a box or a mask, to say where the picture is drawn again")
         seed = settings.pop("seed", 0)
@@ -223,7 +263,8 @@ class Pipeline:
             small = torch.nn.functional.interpolate(mask[None, None].float(), size=side, mode="area")[0, 0]
             given = small if keep == "inside" else 1 - small
         noise = Noise(seed, "generate")
-        labels = torch.full((codes.shape[0],), self.class_id(classes)) if not isinstance(classes, (list, tuple)) else torch.tensor([self.class_id(c) for c in classes])
+        listed: list[Any] = list(classes) if isinstance(classes, (list, tuple)) else [classes] * codes.shape[0]
+        labels = torch.tensor([self.class_id(c) for c in listed])
         job = self.job(labels, **settings)
         job.canvas.pin(codes, self.system.keep_mask(given))
         where = torch.arange(codes.shape[0])
@@ -232,7 +273,9 @@ class Pipeline:
     def _fits(self, images: Tensor) -> Tensor:
         size = self.tokenizer.spec.size
         if tuple(images.shape[-2:]) != size:
-            raise NextsetError(f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but this model works at {size[1]}x{size[0]}; resize it")
+            raise NextsetError(
+                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but this model works at {size[1]}x{size[0]}; resize it"
+            )
         weight = next(self.tokenizer.encoder.parameters())
         return images.to(weight.device, weight.dtype)
 
@@ -247,8 +290,6 @@ def reconstruct(tokenizer: Any, images: Tensor) -> Reconstruction:
     codes = tokenizer.encode(images.to(weight.device, weight.dtype))
     scales = [tokenizer.decode(codes, upto=k + 1).cpu() for k in range(len(tokenizer.sides))]
     return Reconstruction(scales, [psnr(s, images.cpu()) for s in scales], codes.cpu())
-
-
 
 
 def load(name: str | Path | None = None, *, dtype: str = "float32", device: str = "cpu") -> Pipeline:

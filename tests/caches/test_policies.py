@@ -49,11 +49,34 @@ class Toy:
 ALONE = (Branch("a", None),)
 
 
-def context(plan: Plan, step: Step, policy: Any, branches: tuple[Branch, ...] = ALONE, active: tuple[int, ...] | None = None, entries: int = ENTRIES) -> Context:
-    return Context(plan, step, policy, branches, tuple(range(len(branches))) if active is None else active, entries, torch.device("cpu"), {})
+def context(
+    plan: Plan,
+    step: Step,
+    policy: Any,
+    branches: tuple[Branch, ...] = ALONE,
+    active: tuple[int, ...] | None = None,
+    entries: int = ENTRIES,
+) -> Context:
+    return Context(
+        plan,
+        step,
+        policy,
+        branches,
+        tuple(range(len(branches))) if active is None else active,
+        entries,
+        torch.device("cpu"),
+        {},
+    )
 
 
-def run(plan: Plan, forwards: list[Step], policy: Any, toy: Toy, branches: tuple[Branch, ...] = ALONE, conditions: tuple[int, ...] = (0, 1, 2)) -> dict[int, Tensor]:
+def run(
+    plan: Plan,
+    forwards: list[Step],
+    policy: Any,
+    toy: Toy,
+    branches: tuple[Branch, ...] = ALONE,
+    conditions: tuple[int, ...] = (0, 1, 2),
+) -> dict[int, Tensor]:
     """Hidden states of every step's rows, (branches * N, n, C), over the forwards in order."""
     out: dict[int, Tensor] = {}
     for forward in forwards:
@@ -143,7 +166,9 @@ def test_storage_is_written_in_place():
     before, address = k.clone(), k.data_ptr()
     run(plan, [plan.steps[1]], policy, toy)
     assert policy._stores["layer.0"].k.data_ptr() == address
-    assert torch.equal(policy._stores["layer.0"].k[..., :1, :], before[..., :1, :]) and before[..., 1:, :].abs().sum() == 0
+    assert (
+        torch.equal(policy._stores["layer.0"].k[..., :1, :], before[..., :1, :]) and before[..., 1:, :].abs().sum() == 0
+    )
 
 
 def test_select_moves_every_branch():
@@ -173,7 +198,9 @@ def test_select_may_change_the_number_of_entries():
 
 def hidden(toy: Toy, keys: Tensor, query: Tensor, layer: int) -> Tensor:
     """Plain attention of rows query (n, C) over rows keys (t, C) at a layer, with the toy's residual."""
-    q, k, v = ((x @ toy.w[layer, j]).unflatten(-1, (HEADS, DIM)).transpose(0, 1) for j, x in enumerate((query, keys, keys)))
+    q, k, v = (
+        (x @ toy.w[layer, j]).unflatten(-1, (HEADS, DIM)).transpose(0, 1) for j, x in enumerate((query, keys, keys))
+    )
     out = (q @ k.transpose(-1, -2) / math.sqrt(DIM)).softmax(-1) @ v
     return query + torch.tanh(out.transpose(0, 1).flatten(1) @ toy.w[layer, 3])
 
@@ -206,7 +233,11 @@ def test_truncate_before_anything_is_stored():
 
 def test_what_is_forgotten_stays_so_until_it_is_kept_again():
     """A feed that is not kept does not bring back what was stored under its slot before."""
-    feeds = [Step.make(0, torch.tensor([0, 1])), Step.make(1, torch.tensor([1]), keep=False), Step.make(2, torch.tensor([2]))]
+    feeds = [
+        Step.make(0, torch.tensor([0, 1])),
+        Step.make(1, torch.tensor([1]), keep=False),
+        Step.make(2, torch.tensor([2])),
+    ]
     plan, toy, policy = Plan({"s": torch.arange(3)}, tuple(feeds), 0), Toy(), Full()
     run(plan, feeds[:1], policy, toy)
     policy.truncate(torch.tensor([1, 1]))
@@ -298,7 +329,11 @@ def test_extra_keys_stand_for_a_prefix():
     policy, parts = Full(), []
     for i, step in enumerate(plan.steps):
         part = slice(2 * i, 2 * i + 2)
-        parts.append(policy.attend("s", q[:, :, part], k[:, :, part], v[:, :, part], context(plan, step, policy), extra=extra(2, i == 0)))
+        parts.append(
+            policy.attend(
+                "s", q[:, :, part], k[:, :, part], v[:, :, part], context(plan, step, policy), extra=extra(2, i == 0)
+            )
+        )
         policy.end(step)
     for found in (*joined, torch.cat(parts, 2)):
         torch.testing.assert_close(found, expected)

@@ -44,7 +44,9 @@ def canvas(n: int = 2) -> ResidualPyramid:
 
 def total(values: torch.Tensor, upto: int = 3) -> torch.Tensor:
     q, parts = Plain(), values.split([1, 6, 24], 1)
-    return sum((q.contribution(q.embed(parts[k]), k, SIDES) for k in range(upto)), torch.zeros(len(values), C, *SIDES[-1]))
+    return sum(
+        (q.contribution(q.embed(parts[k]), k, SIDES) for k in range(upto)), torch.zeros(len(values), C, *SIDES[-1])
+    )
 
 
 PLAN = scale_pyramid(SIDES)
@@ -128,6 +130,39 @@ def test_entries_move_together():
     assert c.given.all(1).tolist() == [True, False, True]
     c.write(PLAN.steps[1], Drawn(torch.zeros(3, 6, dtype=torch.int64)))
     assert torch.equal(c.codes()[0, 1:7], values[1, 1:7]) and c.codes()[1, 1:7].sum() == 0
+
+
+def drawn_to_the_end(values: torch.Tensor) -> ResidualPyramid:
+    c = canvas()
+    for step in PLAN.steps:
+        c.input(step)
+        c.write(step, Drawn(values[:, step.draw]))
+    return c
+
+
+def test_a_step_may_be_looked_at_and_drawn_again():
+    values, other = ids(8), ids(9)
+    c = drawn_to_the_end(values)
+    torch.testing.assert_close(c.input(PLAN.all()), drawn_to_the_end(values).input(PLAN.all()))
+    expected = F.interpolate(total(values, 1), size=SIDES[1], mode="area").flatten(2).transpose(1, 2)
+    torch.testing.assert_close(c.input(PLAN.steps[1]), expected)
+    c.write(PLAN.steps[1], Drawn(other[:, PLAN.steps[1].draw]))
+    mixed = torch.cat([values[:, :1], other[:, 1:7], values[:, 7:]], 1)
+    torch.testing.assert_close(c.total(), total(mixed, 2))
+    c.write(PLAN.steps[2], Drawn(values[:, PLAN.steps[2].draw]))
+    assert torch.equal(c.codes(), mixed)
+    torch.testing.assert_close(c.total(), total(mixed))
+
+
+def test_values_given_late_count_from_their_scale_on():
+    values, other = ids(10), ids(11)
+    c = drawn_to_the_end(values)
+    mask = torch.zeros(LENGTH, dtype=torch.bool)
+    mask[2:4] = True
+    c.pin(other, mask)
+    mixed = torch.where(mask, other, values)
+    torch.testing.assert_close(c.total(), total(mixed))
+    assert torch.equal(c.codes(), mixed)
 
 
 def test_order_and_shape_are_checked():

@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.configs import Config
@@ -36,6 +36,7 @@ class Outer(Config):
     several: tuple[Inner, ...] = ()
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 99), st.lists(st.integers(-5, 5)), st.floats(allow_nan=False, allow_infinity=False),
     st.none() | st.floats(allow_nan=False, allow_infinity=False), st.sampled_from("ab"), st.booleans(),

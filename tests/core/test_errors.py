@@ -9,7 +9,16 @@ import pytest
 from nextset.core.errors import NextsetError, check_range, nearest
 
 
-@pytest.mark.parametrize("value, low, high, limit", [(-1, 0, None, "at least 0"), (3, None, 2, "at most 2"), (3, 0, 2, "between 0 and 2"), (math.nan, 0, 2, "between 0 and 2"), (math.nan, None, 2, "at most 2")])
+@pytest.mark.parametrize(
+    "value, low, high, limit",
+    [
+        (-1, 0, None, "at least 0"),
+        (3, None, 2, "at most 2"),
+        (3, 0, 2, "between 0 and 2"),
+        (math.nan, 0, 2, "between 0 and 2"),
+        (math.nan, None, 2, "at most 2"),
+    ],
+)
 def test_out_of_range(value, low, high, limit):
     with pytest.raises(NextsetError) as error:
         check_range("scale", value, low, high, remedy="1 is usual")
@@ -17,7 +26,9 @@ def test_out_of_range(value, low, high, limit):
     assert text == f"scale is {value}, but must be {limit}; 1 is usual" and "\n" not in text
 
 
-@pytest.mark.parametrize("value, low, high", [(0, 0, None), (2, 0, 2), (0, 0, 2), (-math.inf, None, 2), (5, None, None)])
+@pytest.mark.parametrize(
+    "value, low, high", [(0, 0, None), (2, 0, 2), (0, 0, 2), (-math.inf, None, 2), (5, None, None)]
+)
 def test_bounds_belong_to_the_range(value, low, high):
     check_range("scale", value, low, high)
 

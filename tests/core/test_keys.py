@@ -14,7 +14,9 @@ TABLE = KeyTable(rules=((r"fc(\d)\.(.*)", r"layers.\1.\2"), (r"fc.*", "never")),
 
 def test_first_full_match_wins_and_buffers_are_dropped():
     t = torch.zeros(1)
-    names = TABLE.rename({"fc1.weight": t, "fc12": t, "other": t, "xfc1.weight": t, "mask": t, "fc1.buffer": t, "masks": t})
+    names = TABLE.rename(
+        {"fc1.weight": t, "fc12": t, "other": t, "xfc1.weight": t, "mask": t, "fc1.buffer": t, "masks": t}
+    )
     assert list(names) == ["layers.1.weight", "never", "other", "xfc1.weight", "masks"]
 
 
@@ -25,7 +27,9 @@ def model() -> nn.Module:
 def test_weights_are_copied_and_what_is_left_over_is_told():
     m = model()
     weight = torch.arange(6.0).view(3, 2)
-    report = load_into(m, {"0.weight": weight.half(), "0.bias": torch.ones(1, 3, 1), "extra": torch.zeros(1)}, what="the file")
+    report = load_into(
+        m, {"0.weight": weight.half(), "0.bias": torch.ones(1, 3, 1), "extra": torch.zeros(1)}, what="the file"
+    )
     assert report.unused == ("extra",) and report.missing == ()
     assert torch.equal(m[0].weight, weight) and m[0].weight.dtype == torch.float32, "in the module's own dtype"
     assert m[0].bias.tolist() == [1, 1, 1], "axes of length 1 do not matter"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.errors import NextsetError
@@ -13,6 +13,7 @@ from nextset.core.masks import box_mask, pyramid_mask
 fraction = st.floats(0, 1, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(fraction, fraction, fraction, fraction, st.integers(1, 9), st.integers(1, 9))
 def test_inside_and_outside_make_the_whole(a, b, c, d, h, w):
     (y0, y1), (x0, x1) = sorted((a, b)), sorted((c, d))
@@ -28,7 +29,9 @@ def test_edges_round_half_to_even():
     assert mask[:, 0].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1), (float("nan"), 0, 1, 1)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1), (float("nan"), 0, 1, 1)]
+)
 def test_impossible_boxes_are_refused(box):
     with pytest.raises(NextsetError, match="y0,x0,y1,x1 with 0 <= y0 < y1 <= 1"):
         box_mask(box, (4, 4), keep="inside")

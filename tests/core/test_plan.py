@@ -33,7 +33,9 @@ def rows_of(step: Step, image: int = 0) -> list[Row]:
     out = []
     for part in step.steps:
         feed = part.feed if part.feed.dim() == 1 else part.feed[image]
-        level = torch.zeros(part.rows) if part.level is None else part.level if part.level.dim() == 1 else part.level[image]
+        level = (
+            torch.zeros(part.rows) if part.level is None else part.level if part.level.dim() == 1 else part.level[image]
+        )
         out += [Row(part.index, int(s), bool(k), float(t)) for s, k, t in zip(feed, part.keep, level, strict=True)]
     return out
 
@@ -55,8 +57,14 @@ def reference(history: list[Row], a: Row, b: Row, sees) -> bool:
 RULES = {
     "history": (None, None),
     "causal": (causal, lambda a, b: b.slot <= a.slot),
-    "levels": (lambda q, k: (k.level <= q.level) | (k.slot == q.slot), lambda a, b: b.level <= a.level or b.slot == a.slot),
-    "colours": (lambda q, k: (q.colour == k.colour) | (k.step + 1 >= q.step), lambda a, b: a.slot % 3 == b.slot % 3 or b.step + 1 >= a.step),
+    "levels": (
+        lambda q, k: (k.level <= q.level) | (k.slot == q.slot),
+        lambda a, b: b.level <= a.level or b.slot == a.slot,
+    ),
+    "colours": (
+        lambda q, k: (q.colour == k.colour) | (k.step + 1 >= q.step),
+        lambda a, b: a.slot % 3 == b.slot % 3 or b.step + 1 >= a.step,
+    ),
 }
 
 
@@ -139,7 +147,9 @@ def test_view_serves_the_rule_from_a_store(case, append):
             if view.appended:
                 kept = [r.slot for r, keep in zip(rows, view.keep.tolist(), strict=True) if keep]
                 if forward.feed.dim() == 1:
-                    assert len(set(kept)) == len(kept), "a slot would be written twice, in an order that devices do not promise"
+                    assert len(set(kept)) == len(kept), (
+                        "a slot would be written twice, in an order that devices do not promise"
+                    )
                 store |= {r.slot: r for r, keep in zip(rows, view.keep.tolist(), strict=True) if keep}
 
 
@@ -168,7 +178,9 @@ def test_a_pyramid_is_block_causal(sides):
     for step, (h, w) in zip(plan.steps, sides, strict=True):
         assert step.shape == (1, h, w)
         view = plan.view(step)
-        assert view.mask is None and not view.appended and view.start == int(step.feed[0]), "a cached scale needs no mask"
+        assert view.mask is None and not view.appended and view.start == int(step.feed[0]), (
+            "a cached scale needs no mask"
+        )
         y, x = plan.slots["y"][step.feed], plan.slots["x"][step.feed]
         assert torch.equal(y * w + x, torch.arange(h * w))
 
@@ -251,12 +263,17 @@ def test_fingerprint_tells_plans_apart():
     def plan(feed=(0, 1), keep=True, level=None, name="plan"):
         return Plan({"s": torch.arange(3)}, (Step.make(0, torch.tensor(feed), keep=keep, level=level),), 0, name=name)
 
-    prints = [p.fingerprint for p in (plan(), plan((1, 0)), plan(keep=False), plan(level=0.5), plan(level=0.25), plan(name="other"))]
+    prints = [
+        p.fingerprint
+        for p in (plan(), plan((1, 0)), plan(keep=False), plan(level=0.5), plan(level=0.25), plan(name="other"))
+    ]
     assert len(set(prints)) == len(prints)
     assert plan().fingerprint == prints[0]
 
 
-@pytest.mark.parametrize("make", [lambda: scale_pyramid([]), lambda: scale_pyramid([1, 0]), lambda: raster(0, 3), lambda: raster(1, 0)])
+@pytest.mark.parametrize(
+    "make", [lambda: scale_pyramid([]), lambda: scale_pyramid([1, 0]), lambda: raster(0, 3), lambda: raster(1, 0)]
+)
 def test_impossible_sizes_are_refused(make):
     with pytest.raises(NextsetError, match="but must be"):
         make()

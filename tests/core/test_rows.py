@@ -6,7 +6,7 @@ import dataclasses
 from typing import NamedTuple
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.rows import Branch, expand, fold, map_rows, rows_of
@@ -23,6 +23,7 @@ class Record:
     name: str
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_a_row_is_branch_times_entries_plus_entry(branches, entries):
     x = torch.arange(entries * 2).view(entries, 2)
@@ -49,7 +50,12 @@ def test_map_rows_reaches_every_tensor_and_keeps_types():
     found: list[torch.Tensor] = []
     map_rows(lambda x: found.append(x) or x, out)
     assert len(found) == 4 and all(x.tolist() == [0, 1] for x in found)
-    assert out["list"][1:] == ["word", 3] and out["pair"].b[1] is None and out["record"].name == "n" and out["type"] is Record
+    assert (
+        out["list"][1:] == ["word", 3]
+        and out["pair"].b[1] is None
+        and out["record"].name == "n"
+        and out["type"] is Record
+    )
     assert t.tolist() == [0, 1, 2, 3]
 
 

@@ -23,7 +23,9 @@ def test_constant_and_alone():
     assert constant(3.0)(step(7)) == (3, -2) and constant(1.0)(step(0)) == (1, 0) and alone(step(3)) == (1,)
 
 
-@pytest.mark.parametrize("make", [lambda: ramp(-1, 3), lambda: constant(-0.1), lambda: constant(1001), lambda: ramp(float("nan"), 3)])
+@pytest.mark.parametrize(
+    "make", [lambda: ramp(-1, 3), lambda: constant(-0.1), lambda: constant(1001), lambda: ramp(float("nan"), 3)]
+)
 def test_impossible_scales_are_refused(make):
     with pytest.raises(NextsetError, match=r"guidance_scale is .*, but must be between 0 and 1000"):
         make()

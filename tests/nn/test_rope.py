@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.nn.rope import angles, frequencies, rotate
@@ -24,6 +24,7 @@ def test_each_axis_turns_its_own_pairs():
     assert found.tolist() == [[2, 1, 3, 1.5], [0, 0, 1, 0.5]]
 
 
+@settings(deadline=None)
 @given(st.floats(-50, 50, width=32), st.floats(-5, 5, width=32), st.floats(-5, 5, width=32))
 def test_adjacent_channels_are_a_complex_number(angle, a, b):
     found = rotate(torch.tensor([[[[a, b]]]]), torch.tensor([[angle]]))[0, 0, 0]
@@ -39,7 +40,9 @@ def test_lengths_stay_and_products_depend_on_differences():
         return rotate(x, angles(torch.tensor([[y_, x_]]), freqs))
 
     torch.testing.assert_close(at(q, 5, 9).norm(dim=-1), q.norm(dim=-1))
-    torch.testing.assert_close((at(q, 3, 4) * at(k, 1, 7)).sum(-1), (at(q, 13, 24) * at(k, 11, 27)).sum(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        (at(q, 3, 4) * at(k, 1, 7)).sum(-1), (at(q, 13, 24) * at(k, 11, 27)).sum(-1), atol=1e-4, rtol=1e-4
+    )
     torch.testing.assert_close(at(q, 0, 0), q)
 
 

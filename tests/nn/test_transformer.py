@@ -50,7 +50,14 @@ def test_modulation_is_gates_scales_shifts():
     six = randn(ROWS, 6, C)
     m = Modulation.of(six)
     assert all(v.shape == (ROWS, 1, C) for v in m)
-    for name, i, one in [("gate_attn", 0, 0), ("gate_ffn", 1, 0), ("scale_attn", 2, 1), ("scale_ffn", 3, 1), ("shift_attn", 4, 0), ("shift_ffn", 5, 0)]:
+    for name, i, one in [
+        ("gate_attn", 0, 0),
+        ("gate_ffn", 1, 0),
+        ("scale_attn", 2, 1),
+        ("scale_ffn", 3, 1),
+        ("shift_attn", 4, 0),
+        ("shift_ffn", 5, 0),
+    ]:
         torch.testing.assert_close(getattr(m, name)[:, 0], six[:, i] + one)
 
 
@@ -94,17 +101,28 @@ def test_drop_path_drops_samples_while_training():
     found = layer.train()(x)
     values = found.flatten(1)
     assert (values == values[:, :1]).all(), "a whole sample at a time"
-    assert set(values[:, 0].unique().tolist()) == {0.0, values.max().item()} and math.isclose(values.max().item(), 1 / 0.75, rel_tol=1e-6)
+    assert set(values[:, 0].unique().tolist()) == {0.0, values.max().item()} and math.isclose(
+        values.max().item(), 1 / 0.75, rel_tol=1e-6
+    )
     assert abs((values[:, 0] == 0).float().mean() - 0.25) < 0.03
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_adaptive_block(shared):
-    block, ctx, x, cond = AdaptiveBlock(C, HEADS, 2.0, shared=shared, l2_norm=True, drop_path=0.0, eps=1e-6), Whole(), randn(ROWS, N, C), randn(ROWS, C, seed=3)
+    block, ctx, x, cond = (
+        AdaptiveBlock(C, HEADS, 2.0, shared=shared, l2_norm=True, drop_path=0.0, eps=1e-6),
+        Whole(),
+        randn(ROWS, N, C),
+        randn(ROWS, C, seed=3),
+    )
     randomise(block)
     common = randn(ROWS, 6, C, seed=4)
     m = block.modulate(cond, common if shared else None)
-    six = block.offset[0] + common if shared else (cond @ block.modulation.weight.T + block.modulation.bias).view(ROWS, 6, C)
+    six = (
+        block.offset[0] + common
+        if shared
+        else (cond @ block.modulation.weight.T + block.modulation.bias).view(ROWS, 6, C)
+    )
     g1, g2, s1, s2, b1, b2 = (six[:, i : i + 1] for i in range(6))
     y = x + block.attn(F.layer_norm(x, (C,), eps=1e-6) * (1 + s1) + b1, Whole(), "") * g1
     expected = y + block.ffn(F.layer_norm(y, (C,), eps=1e-6) * (1 + s2) + b2) * g2

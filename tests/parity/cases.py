@@ -68,6 +68,14 @@ def compare(case: Case, found: dict[str, Tensor]) -> None:
         assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
         limit = tolerance[name] if isinstance(tolerance, dict) and name in tolerance else tolerance
         if limit == "exact":
-            assert torch.equal(actual.to(expected.dtype), expected), f"{name}: {int((actual != expected).sum())} of {expected.numel()} differ"
+            assert torch.equal(actual.to(expected.dtype), expected), (
+                f"{name}: {int((actual != expected).sum())} of {expected.numel()} differ"
+            )
         else:
-            torch.testing.assert_close(actual.to(expected.dtype), expected, atol=limit["atol"], rtol=limit["rtol"], msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                actual.to(expected.dtype),
+                expected,
+                atol=limit["atol"],
+                rtol=limit["rtol"],
+                msg=lambda m, n=name: f"{n}: {m}",
+            )

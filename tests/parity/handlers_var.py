@@ -35,7 +35,9 @@ class GivenInput:
 
 def tokenizer(args: dict, weights: dict[str, Tensor]) -> MultiScaleVQ:
     config = MultiScaleVQConfig(
-        autoencoder=AutoencoderConfig(args["ch"], tuple(args["ch_mult"]), args["num_res_blocks"], args["z_channels"], args["num_groups"]),
+        autoencoder=AutoencoderConfig(
+            args["ch"], tuple(args["ch_mult"]), args["num_res_blocks"], args["z_channels"], args["num_groups"]
+        ),
         vocabulary=args["vocab_size"],
         sides=tuple(args["v_patch_nums"]),
         distance="cosine" if args["using_znorm"] else "l2",
@@ -46,13 +48,25 @@ def tokenizer(args: dict, weights: dict[str, Tensor]) -> MultiScaleVQ:
         bottleneck_kernel=args["quant_conv_ks"],
     )
     # cases leave out the half that they do not use
-    return load_tokenizer(weights, config, optional=("encoder\\..*", "quant_conv\\..*", "decoder\\..*", "post_quant_conv\\..*"))
+    return load_tokenizer(
+        weights, config, optional=("encoder\\..*", "quant_conv\\..*", "decoder\\..*", "post_quant_conv\\..*")
+    )
 
 
 def generator(args: dict, weights: dict[str, Tensor], vae: MultiScaleVQ | None = None) -> Var:
     model = load_generator(weights, args["patch_nums"], vae)
-    for ours, theirs in (("depth", "depth"), ("width", "embed_dim"), ("heads", "num_heads"), ("classes", "num_classes"), ("l2_norm", "attn_l2_norm"), ("shared_adaln", "shared_aln"), ("mlp_ratio", "mlp_ratio")):
-        assert getattr(model.config, ours) == args[theirs], f"sniffed {ours} {getattr(model.config, ours)}, the case says {args[theirs]}"
+    for ours, theirs in (
+        ("depth", "depth"),
+        ("width", "embed_dim"),
+        ("heads", "num_heads"),
+        ("classes", "num_classes"),
+        ("l2_norm", "attn_l2_norm"),
+        ("shared_adaln", "shared_aln"),
+        ("mlp_ratio", "mlp_ratio"),
+    ):
+        assert getattr(model.config, ours) == args[theirs], (
+            f"sniffed {ours} {getattr(model.config, ours)}, the case says {args[theirs]}"
+        )
     return model
 
 
@@ -60,8 +74,16 @@ def tokenizer_encode(case: Case) -> dict[str, Tensor]:
     vae = tokenizer(case.args, case.weights)
     f = vae.features(case.inputs["image"])
     scales = list(vae.quantiser.scales(f, vae.sides))
-    x = [vae.quantiser.shrink(f_hat, side).flatten(2).transpose(1, 2) for (_, _, f_hat), side in zip(scales, vae.sides[1:], strict=False)]
-    return {"f": f, "idx": torch.cat([s[0] for s in scales], 1), "f_hat_per_scale": torch.stack([s[2] for s in scales], 1), "var_input": torch.cat(x, 1)}
+    x = [
+        vae.quantiser.shrink(f_hat, side).flatten(2).transpose(1, 2)
+        for (_, _, f_hat), side in zip(scales, vae.sides[1:], strict=False)
+    ]
+    return {
+        "f": f,
+        "idx": torch.cat([s[0] for s in scales], 1),
+        "f_hat_per_scale": torch.stack([s[2] for s in scales], 1),
+        "var_input": torch.cat(x, 1),
+    }
 
 
 def tokenizer_decode(case: Case) -> dict[str, Tensor]:
@@ -82,7 +104,13 @@ def generate(case: Case) -> dict[str, Tensor]:
     vae = tokenizer(case.args["vae"], case.component("vae"))
     model = generator(case.args["var"], case.component("var"), vae)
     call = case.call
-    job = model.job(case.inputs["label"], guidance_scale=call["cfg"], top_k=call["top_k"], top_p=call["top_p"], more_smooth=call.get("more_smooth", False))
+    job = model.job(
+        case.inputs["label"],
+        guidance_scale=call["cfg"],
+        top_k=call["top_k"],
+        top_p=call["top_p"],
+        more_smooth=call.get("more_smooth", False),
+    )
     tape = {"draw": case.inputs["u"]}
     for name in ("gumbel", "g", "u_gumbel", "u_soft"):
         if name in case.inputs:
@@ -119,16 +147,39 @@ def schedule(case: Case) -> dict[str, Tensor]:
     c, its = case.call, case.inputs["it"].tolist()
     total, scales = c["max_it"], c["K"]
     found = {
-        f"lr_{kind}": torch.tensor([c["peak_lr"] * lr_ratio(kind, i, total=total, warmup=c["wp_it"], start=c["wp0"], end=c["wpe"]) for i in its], dtype=torch.float64)
+        f"lr_{kind}": torch.tensor(
+            [
+                c["peak_lr"] * lr_ratio(kind, i, total=total, warmup=c["wp_it"], start=c["wp0"], end=c["wpe"])
+                for i in its
+            ],
+            dtype=torch.float64,
+        )
         for kind in c["kinds"]
     }
     found["wd"] = torch.tensor([weight_decay(i, total, c["wd"], c["wd_end"]) for i in its], dtype=torch.float64)
     where = (total, c["wp_it"], c["pg"], c["pg0"], scales)
     stages = [progressive_stage(i, *where) for i in its]
     found["prog_si"] = torch.tensor([stage for stage, _ in stages])
-    found["prog_wp"] = torch.tensor([newest_weight(within, c["prog_wp_it"]) for _, within in stages], dtype=torch.float64)
+    found["prog_wp"] = torch.tensor(
+        [newest_weight(within, c["prog_wp_it"]) for _, within in stages], dtype=torch.float64
+    )
     # decay is decided on the authors' names, whose rule is the released trainer's
-    words = ("cls_token", "start_token", "task_token", "cfg_uncond", "pos_embed", "pos_1LC", "pos_start", "start_pos", "lvl_embed", "gamma", "beta", "ada_gss", "moe_bias", "scale_mul")
+    words = (
+        "cls_token",
+        "start_token",
+        "task_token",
+        "cfg_uncond",
+        "pos_embed",
+        "pos_1LC",
+        "pos_start",
+        "start_pos",
+        "lvl_embed",
+        "gamma",
+        "beta",
+        "ada_gss",
+        "moe_bias",
+        "scale_mul",
+    )
     found["decay"] = torch.tensor([int(decays(n, d, words)) for n, d in zip(c["names"], c["ndim"], strict=True)])
     return found
 

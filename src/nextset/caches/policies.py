@@ -24,8 +24,18 @@ class Nothing:
 
     remembers = False
 
-    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, ctx: Any, *, scale: float | None = None,
-               raw: tuple[Tensor, Tensor] | None = None, extra: Extra | None = None) -> Tensor:
+    def attend(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        ctx: Any,
+        *,
+        scale: float | None = None,
+        raw: tuple[Tensor, Tensor] | None = None,
+        extra: Extra | None = None,
+    ) -> Tensor:
         mask = ctx.mask(stored=False)
         k, v, mask = with_extra(k, v, mask, extra, ctx, torch.arange(0), q.shape[-2])
         return attention(q, k, v, mask, scale)
@@ -74,8 +84,18 @@ class Full:
             self._stores[site] = _Store(k.new_zeros(*shape, k.shape[-1]), v.new_zeros(*shape, v.shape[-1]))
         return self._stores[site]
 
-    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, ctx: Any, *, scale: float | None = None,
-               raw: tuple[Tensor, Tensor] | None = None, extra: Extra | None = None) -> Tensor:
+    def attend(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        ctx: Any,
+        *,
+        scale: float | None = None,
+        raw: tuple[Tensor, Tensor] | None = None,
+        extra: Extra | None = None,
+    ) -> Tensor:
         store = self._store(site, k, v, ctx)
         view: View = ctx.view()
         mask = ctx.mask()
@@ -189,7 +209,9 @@ def put(t: Tensor, view: View, x: Tensor, *, into: bool = False) -> Tensor:
     return t.scatter_(-2, index, x.to(t.dtype)) if into else t.scatter(-2, index, x)
 
 
-def with_extra(k: Tensor, v: Tensor, mask: Tensor | None, extra: Extra | None, ctx: Any, stored: Tensor, fed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def with_extra(
+    k: Tensor, v: Tensor, mask: Tensor | None, extra: Extra | None, ctx: Any, stored: Tensor, fed: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask with a layer's extra keys behind them (see `Extra`).
 
     stored: slots of the first keys; fed: how many fed rows follow them.
@@ -197,7 +219,11 @@ def with_extra(k: Tensor, v: Tensor, mask: Tensor | None, extra: Extra | None, c
     if extra is None:
         return k, v, mask
     n, e = ctx.step.rows, extra.k.shape[-2]
-    seen = torch.ones(n, k.shape[-2], dtype=torch.bool, device=k.device) if mask is None else mask.expand(*mask.shape[:-2], n, k.shape[-2])
+    seen = (
+        torch.ones(n, k.shape[-2], dtype=torch.bool, device=k.device)
+        if mask is None
+        else mask.expand(*mask.shape[:-2], n, k.shape[-2])
+    )
     if extra.instead_of is not None:
         name, value = extra.instead_of
         of_slot = ctx.plan.slots[name] == value
@@ -211,7 +237,7 @@ def with_extra(k: Tensor, v: Tensor, mask: Tensor | None, extra: Extra | None, c
 
 def make_policy(name: str) -> Full | Nothing:
     """The policy of a name: "full" or "none"."""
-    policies = {"full": Full, "none": Nothing}
+    policies: dict[str, type[Full] | type[Nothing]] = {"full": Full, "none": Nothing}
     if name not in policies:
         raise NextsetError(f"cache is {name!r}, but must be one of {', '.join(policies)}")
     return policies[name]()

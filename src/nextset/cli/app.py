@@ -12,14 +12,20 @@ from nextset import __version__
 from nextset.core.errors import NextsetError
 
 app = typer.Typer(
-    name="nextset", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    name="nextset",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     help="Autoregressive visual generation: pictures by predicting the next set of tokens.",
     epilog="Start with: [bold]nextset generate -n 36 -o out/grid.png[/bold]",
 )
 
 
 @app.callback()
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
     if version:
         print(f"nextset {__version__}")
         raise typer.Exit

@@ -15,7 +15,9 @@ def convert(
     files: Annotated[list[Path], typer.Argument(help="The authors' files: a generator, its tokenizer, or both.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Model folder to write.")],
     system: Annotated[str | None, typer.Option("--system", help="Slug, when the files alone do not decide.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="The tokenizer's file, when it is apart.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="The tokenizer's file, when it is apart.")
+    ] = None,
     sides: Annotated[str | None, typer.Option("--sides", help="Sides of an unknown plan, such as 1,2,3,4.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of the stored weights: float32 or bfloat16.")] = "float32",
     push: Annotated[str | None, typer.Option("--push", help="Also upload as owner/name.")] = None,

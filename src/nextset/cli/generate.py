@@ -10,23 +10,53 @@ import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nextset.cli.options import Cfg, Device, Dtype, Model, Seed, Smooth, Threads, TopK, TopP, console, load_pipeline, sampling, wrote
+from nextset.cli.options import (
+    Cfg,
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    Smooth,
+    Threads,
+    TopK,
+    TopP,
+    console,
+    load_pipeline,
+    sampling,
+    wrote,
+)
 from nextset.core.errors import check_range
 
 
 def generate(
-    classes: Annotated[list[str] | None, typer.Option("--class", "-c", help="Class name or id; repeat it for several, 'none' for no class. Drawn at random when left out.")] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            "-c",
+            help="Class name or id; repeat it for several, 'none' for no class. Drawn at random when left out.",
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Number of pictures.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write: a grid when there are several.")] = Path("out.png"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write: a grid when there are several.")] = Path(
+        "out.png"
+    ),
     each: Annotated[Path | None, typer.Option("--each", help="Also write every picture into this folder.")] = None,
     gif: Annotated[Path | None, typer.Option("--gif", help="Also write an animation, scale by scale.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show the pictures growing in the terminal.")] = False,
     columns: Annotated[int | None, typer.Option("--columns", help="Pictures in a row of the grid.")] = None,
     zoom: Annotated[int, typer.Option("--zoom", help="Enlarge pixels by this factor; 0 = to about 768 pixels.")] = 0,
     list_classes: Annotated[bool, typer.Option("--list", help="Print the class names and stop.")] = False,
-    model: Model = None, seed: Seed = 0, cfg: Cfg = None, top_k: TopK = None, top_p: TopP = None, more_smooth: Smooth = False,
+    model: Model = None,
+    seed: Seed = 0,
+    cfg: Cfg = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    more_smooth: Smooth = False,
     batch: Annotated[int, typer.Option("--batch", help="Pictures at a time; changes no picture.")] = 64,
-    dtype: Dtype = "float32", device: Device = "cpu", threads: Threads = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Make pictures.
 
@@ -50,8 +80,15 @@ def generate(
     n = n if n is not None else (len(classes) if classes else 16)
     begun = time.perf_counter()
     live = _Live(console, columns) if preview else None
-    with Progress(TextColumn("making"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=console,
-                  disable=not console.is_terminal or preview, transient=True) as bar:
+    with Progress(
+        TextColumn("making"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal or preview,
+        transient=True,
+    ) as bar:
         task = bar.add_task("make", total=None, note="")
 
         def on_event(offset: int, event: Any) -> None:
@@ -59,16 +96,31 @@ def generate(
 
             if isinstance(event, StepDone):
                 batches = -(-n // batch)
-                bar.update(task, total=batches * event.steps, completed=(offset // batch) * event.steps + event.index + 1, note=f"step {event.index + 1}/{event.steps}")
+                bar.update(
+                    task,
+                    total=batches * event.steps,
+                    completed=(offset // batch) * event.steps + event.index + 1,
+                    note=f"step {event.index + 1}/{event.steps}",
+                )
             elif isinstance(event, Preview) and live:
                 live.show(event.images)
 
-        result = pipe(chosen, n=n, seed=seed, batch=batch, previews=bool(gif or preview), on_event=on_event,
-                      **sampling(cfg, top_k, top_p, more_smooth))
+        result = pipe(
+            chosen,
+            n=n,
+            seed=seed,
+            batch=batch,
+            previews=bool(gif or preview),
+            on_event=on_event,
+            **sampling(cfg, top_k, top_p, more_smooth),
+        )
     if live:
         live.done()
     seconds = time.perf_counter() - begun
-    wrote(save_png(page(result.tensors, columns, zoom), out), f"{len(result.tensors)} pictures in {seconds:.1f} s, seed {seed}")
+    wrote(
+        save_png(page(result.tensors, columns, zoom), out),
+        f"{len(result.tensors)} pictures in {seconds:.1f} s, seed {seed}",
+    )
     if each:
         for image, label, (s, i) in zip(result.images, result.classes.tolist(), result.seeds, strict=True):
             name = pipe.class_names[label] if label < len(pipe.class_names) else str(label)

@@ -14,13 +14,30 @@ from nextset.core.masks import Box
 
 console = Console(stderr=True, highlight=False)
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder, packaged name or hub name; the packaged default when left out.")]
-Seed = Annotated[int, typer.Option("--seed", "-s", help="Every picture is a function of the seed, its index, its class and the settings.")]
-Cfg = Annotated[float | None, typer.Option("--cfg", help="Weight of guidance; 0 switches it off. Default: the model's.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 = all. Default: the model's.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass; 0 = all. Default: the model's.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Model folder, packaged name or hub name; the packaged default when left out."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", "-s", help="Every picture is a function of the seed, its index, its class and the settings."
+    ),
+]
+Cfg = Annotated[
+    float | None, typer.Option("--cfg", help="Weight of guidance; 0 switches it off. Default: the model's.")
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 = all. Default: the model's.")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Keep the likeliest tokens up to this mass; 0 = all. Default: the model's."),
+]
 Smooth = Annotated[bool, typer.Option("--more-smooth", help="Mix codes instead of choosing one: smoother pictures.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32 (same picture on every machine), bfloat16, or auto: fast.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="float32 (same picture on every machine), bfloat16, or auto: fast.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 = as torch likes.")]
 

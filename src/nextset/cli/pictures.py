@@ -10,14 +10,31 @@ import typer
 from rich.table import Table
 
 from nextset.cli.generate import page
-from nextset.cli.options import Cfg, Device, Dtype, Model, Seed, Smooth, Threads, TopK, TopP, console, load_pipeline, parse_box, sampling, wrote
+from nextset.cli.options import (
+    Cfg,
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    Smooth,
+    Threads,
+    TopK,
+    TopP,
+    console,
+    load_pipeline,
+    parse_box,
+    sampling,
+    wrote,
+)
 from nextset.core.errors import NextsetError
 
 Picture = Annotated[Path, typer.Argument(help="The picture: PNG, JPEG, WebP, GIF, BMP, TIFF.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")]
 BoxOption = Annotated[str | None, typer.Option("--box", help="y0,x0,y1,x1 as fractions, or in pixels of the picture.")]
 MaskOption = Annotated[Path | None, typer.Option("--mask", help="Mask picture, white = inside.")]
-Fit = Annotated[str, typer.Option("--fit", help="How the picture is brought to the model's size: contain, cover or stretch.")]
+Fit = Annotated[
+    str, typer.Option("--fit", help="How the picture is brought to the model's size: contain, cover or stretch.")
+]
 Count = Annotated[int, typer.Option("-n", help="Number of different results.")]
 
 
@@ -36,8 +53,12 @@ def _read(path: Path, size: tuple[int, int], fit_how: str) -> tuple[torch.Tensor
 
 
 def reconstruct(
-    image: Picture, out: Out = Path("reconstruct.png"), model: Model = None, fit: Fit = "contain",
-    device: Device = "cpu", threads: Threads = 0,
+    image: Picture,
+    out: Out = Path("reconstruct.png"),
+    model: Model = None,
+    fit: Fit = "contain",
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Show what each scale of the tokenizer adds to a picture, with PSNR.
 
@@ -59,11 +80,28 @@ def reconstruct(
         total += h * w
         table.add_row(str(k), f"{h}x{w}", str(total), f"{float(value[0]):.2f}")
     console.print(table)
-    wrote(save_png(page(torch.cat([x, *result.scales]), len(result.scales) + 1, 0), out), "the picture, then scale by scale")
+    wrote(
+        save_png(page(torch.cat([x, *result.scales]), len(result.scales) + 1, 0), out),
+        "the picture, then scale by scale",
+    )
 
 
-def _change(name: str, image: Path, out: Path, box: str | None, mask: Path | None, fit: str, n: int, classes: str, model: str | None, seed: int,
-            settings: dict[str, Any], dtype: str, device: str, threads: int) -> None:
+def _change(
+    name: str,
+    image: Path,
+    out: Path,
+    box: str | None,
+    mask: Path | None,
+    fit: str,
+    n: int,
+    classes: str,
+    model: str | None,
+    seed: int,
+    settings: dict[str, Any],
+    dtype: str,
+    device: str,
+    threads: int,
+) -> None:
     from nextset.core.errors import check_range
     from nextset.data.images import read_mask, save_png
 
@@ -75,44 +113,127 @@ def _change(name: str, image: Path, out: Path, box: str | None, mask: Path | Non
     where: dict[str, Any] = {"box": parse_box(box, size)} if box is not None else {"mask": read_mask(mask)}  # type: ignore[arg-type]
     result = getattr(pipe, name)(x, **where, classes=classes, seed=seed, n=n, **settings)
     rebuilt = pipe.reconstruct(x).scales[-1]
-    wrote(save_png(page(torch.cat([x, rebuilt, result.tensors]), None if n > 6 else n + 2, 0), out), f"the picture, its reconstruction, {n} results, seed {seed}")
+    wrote(
+        save_png(page(torch.cat([x, rebuilt, result.tensors]), None if n > 6 else n + 2, 0), out),
+        f"the picture, its reconstruction, {n} results, seed {seed}",
+    )
 
 
 def inpaint(
-    image: Picture, out: Out = Path("inpaint.png"), box: BoxOption = None, mask: MaskOption = None, n: Count = 4, fit: Fit = "contain",
+    image: Picture,
+    out: Out = Path("inpaint.png"),
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    n: Count = 4,
+    fit: Fit = "contain",
     classes: Annotated[str, typer.Option("--class", "-c", help="Class to draw; 'none' leaves it open.")] = "none",
-    model: Model = None, seed: Seed = 0, cfg: Cfg = None, top_k: TopK = None, top_p: TopP = None, more_smooth: Smooth = False,
-    dtype: Dtype = "float32", device: Device = "cpu", threads: Threads = 0,
+    model: Model = None,
+    seed: Seed = 0,
+    cfg: Cfg = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    more_smooth: Smooth = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Draw the inside of a box (or mask) again, to fit the rest.
 
     Example: nextset inpaint cat.png --box 0.3,0.3,0.7,0.7 -o out/cat.png
     """
-    _change("inpaint", image, out, box, mask, fit, n, classes, model, seed, sampling(cfg, top_k, top_p, more_smooth), dtype, device, threads)
+    _change(
+        "inpaint",
+        image,
+        out,
+        box,
+        mask,
+        fit,
+        n,
+        classes,
+        model,
+        seed,
+        sampling(cfg, top_k, top_p, more_smooth),
+        dtype,
+        device,
+        threads,
+    )
 
 
 def outpaint(
-    image: Picture, out: Out = Path("outpaint.png"), box: BoxOption = None, mask: MaskOption = None, n: Count = 4, fit: Fit = "contain",
+    image: Picture,
+    out: Out = Path("outpaint.png"),
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    n: Count = 4,
+    fit: Fit = "contain",
     classes: Annotated[str, typer.Option("--class", "-c", help="Class to draw; 'none' leaves it open.")] = "none",
-    model: Model = None, seed: Seed = 0, cfg: Cfg = None, top_k: TopK = None, top_p: TopP = None, more_smooth: Smooth = False,
-    dtype: Dtype = "float32", device: Device = "cpu", threads: Threads = 0,
+    model: Model = None,
+    seed: Seed = 0,
+    cfg: Cfg = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    more_smooth: Smooth = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Keep the inside of a box (or mask) and draw the rest.
 
     Example: nextset outpaint cat.png --box 0.2,0.2,0.8,0.8 -o out/cat.png
     """
-    _change("outpaint", image, out, box, mask, fit, n, classes, model, seed, sampling(cfg, top_k, top_p, more_smooth), dtype, device, threads)
+    _change(
+        "outpaint",
+        image,
+        out,
+        box,
+        mask,
+        fit,
+        n,
+        classes,
+        model,
+        seed,
+        sampling(cfg, top_k, top_p, more_smooth),
+        dtype,
+        device,
+        threads,
+    )
 
 
 def edit(
     image: Picture,
     classes: Annotated[str, typer.Option("--class", "-c", help="Class that the inside of the box becomes.")],
-    out: Out = Path("edit.png"), box: BoxOption = None, mask: MaskOption = None, n: Count = 4, fit: Fit = "contain",
-    model: Model = None, seed: Seed = 0, cfg: Cfg = None, top_k: TopK = None, top_p: TopP = None, more_smooth: Smooth = False,
-    dtype: Dtype = "float32", device: Device = "cpu", threads: Threads = 0,
+    out: Out = Path("edit.png"),
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    n: Count = 4,
+    fit: Fit = "contain",
+    model: Model = None,
+    seed: Seed = 0,
+    cfg: Cfg = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    more_smooth: Smooth = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Draw the inside of a box (or mask) again, as another class.
 
     Example: nextset edit cat.png --class heart --box 0.5,0.5,1,1 -o out/cat.png
     """
-    _change("edit", image, out, box, mask, fit, n, classes, model, seed, sampling(cfg, top_k, top_p, more_smooth), dtype, device, threads)
+    _change(
+        "edit",
+        image,
+        out,
+        box,
+        mask,
+        fit,
+        n,
+        classes,
+        model,
+        seed,
+        sampling(cfg, top_k, top_p, more_smooth),
+        dtype,
+        device,
+        threads,
+    )

@@ -49,7 +49,13 @@ def systems(
         table.add_column("what it changes")
         for r in records:
             style = "green" if r.state == "available" else "dim"
-            table.add_row(r.slug, f"[{style}]{r.state}[/{style}]", r.axes.family, ", ".join(r.base) or ("base" if r.is_base else ""), r.changes)
+            table.add_row(
+                r.slug,
+                f"[{style}]{r.state}[/{style}]",
+                r.axes.family,
+                ", ".join(r.base) or ("base" if r.is_base else ""),
+                r.changes,
+            )
         out.print(table if records else "no system matches; loosen a filter")
         if records:
             available = sum(r.state == "available" for r in records)
@@ -97,7 +103,9 @@ def describe(
         "code": f"{record.repo} @ {record.repo_commit}" if record.repo_commit else record.repo,
         "licences": f"code: {record.code_licence}; weights: {record.weights_licence}",
         "plan": f"{record.plan.family}, {record.plan.steps} forwards an image" if record.plan else "",
-        "tokenizer": f"{record.tokenizer.kind}, {record.tokenizer.stride} pixels a cell, {record.tokenizer.tokens_256} tokens at 256 pixels" if record.tokenizer else "",
+        "tokenizer": f"{record.tokenizer.kind}, {record.tokenizer.stride} pixels a cell, {record.tokenizer.tokens_256} tokens at 256 pixels"
+        if record.tokenizer
+        else "",
         "page": f"docs/{record.doc}" if record.doc else "",
         "try": record.example,
     }
@@ -106,11 +114,15 @@ def describe(
             table.add_row(name, value)
     out.print(table)
     if record.sizes:
-        sizes = Table("size", "parameters", "depth", "width", "pixels", "file", box=None, pad_edge=False, header_style="bold")
+        sizes = Table(
+            "size", "parameters", "depth", "width", "pixels", "file", box=None, pad_edge=False, header_style="bold"
+        )
         for s in record.sizes:
             sizes.add_row(s.name, f"{s.params:,}", str(s.depth), str(s.width), str(s.pixels), s.file)
         out.print(sizes)
     for number in record.numbers:
-        out.print(f"{number.metric} {number.value:g}  [dim]{number.setting}; {number.source}{', ' + number.note if number.note else ''}[/dim]")
+        out.print(
+            f"{number.metric} {number.value:g}  [dim]{number.setting}; {number.source}{', ' + number.note if number.note else ''}[/dim]"
+        )
     for limit in record.limits:
         out.print(f"[yellow]limit[/yellow] {limit}")

@@ -41,9 +41,13 @@ def train(
 
 def tokenize(
     source: Annotated[str, typer.Argument(help="Data: emoji, a folder of pictures, or an .npz.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Tokenizer or generator: folder, packaged name or hub name.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Tokenizer or generator: folder, packaged name or hub name.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Code cache to write.")] = Path("codes.npz"),
-    variants: Annotated[int, typer.Option("--variants", help="Codes of each picture; those after the first are augmented.")] = 1,
+    variants: Annotated[
+        int, typer.Option("--variants", help="Codes of each picture; those after the first are augmented.")
+    ] = 1,
     seed: Annotated[int, typer.Option("--seed", "-s")] = 0,
 ) -> None:
     """Cache a data set as codes, so that a generator trains without decoding pictures.
@@ -61,8 +65,19 @@ def tokenize(
     data = open_dataset(source, size=tokenizer.spec.size[0])
     for line in getattr(data, "skipped", []):
         console.print(f"skipped: {line}")
-    with Progress(TextColumn("tokenizing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    with Progress(
+        TextColumn("tokenizing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task("tokenize", total=variants * len(data))
-        codes = encode_dataset(data, tokenizer, variants=variants, seed=seed, progress=lambda done, total: bar.update(task, completed=done))
+        codes = encode_dataset(
+            data, tokenizer, variants=variants, seed=seed, progress=lambda done, total: bar.update(task, completed=done)
+        )
     save_codes(out, codes)
-    wrote(out, f"{len(codes):,} pictures x {variants}, {codes.ids.shape[-1]} ids each, {len(codes.class_names)} classes")
+    wrote(
+        out, f"{len(codes):,} pictures x {variants}, {codes.ids.shape[-1]} ids each, {len(codes.class_names)} classes"
+    )

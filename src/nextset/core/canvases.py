@@ -58,7 +58,14 @@ class Drawn:
 
     __slots__ = ("h", "logp", "mix", "trace", "value")
 
-    def __init__(self, value: Tensor, logp: Tensor | None = None, mix: Tensor | None = None, h: Tensor | None = None, trace: object = None) -> None:
+    def __init__(
+        self,
+        value: Tensor,
+        logp: Tensor | None = None,
+        mix: Tensor | None = None,
+        h: Tensor | None = None,
+        trace: object = None,
+    ) -> None:
         self.value, self.logp, self.mix, self.h, self.trace = value, logp, mix, h, trace
 
 
@@ -66,10 +73,19 @@ class ResidualPyramid:
     """Ids of scales that add up to one feature map, `f_hat` (N, C, h, w).
 
     The input of scale k is `f_hat` of the scales before it, shrunk to its side: (N, h_k w_k, C); scale 0 has none, and
-    gets zeros. Source: arXiv 2404.02905, section 3.2.
+    gets zeros. The sum before each scale is kept, so that a step may be looked at, drawn or given again; what came
+    after it is then forgotten. Source: arXiv 2404.02905, section 3.2.
     """
 
-    def __init__(self, quantiser: ResidualSum, sides: Sequence[tuple[int, int]], entries: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        quantiser: ResidualSum,
+        sides: Sequence[tuple[int, int]],
+        entries: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.quantiser, self.sides = quantiser, tuple(sides)
         self.starts = [0]
         for h, w in self.sides:
@@ -77,36 +93,55 @@ class ResidualPyramid:
         length = self.starts[-1]
         self.ids = torch.zeros(entries, length, dtype=torch.int64, device=device)
         self.given = torch.zeros(entries, length, dtype=torch.bool, device=device)
-        self.f_hat = torch.zeros(entries, quantiser.channels, *self.sides[-1], dtype=dtype, device=device)
-        self.done = 0  # scales that are in f_hat
+        # sums[k]: the scales before k, added up
+        self.sums = [torch.zeros(entries, quantiser.channels, *self.sides[-1], dtype=dtype, device=device)]
         self._given_scales = [False] * len(self.sides)
+        self._drawn_scales = [False] * len(self.sides)
+
+    @property
+    def done(self) -> int:
+        """Scales that are in `f_hat`."""
+        return len(self.sums) - 1
+
+    @property
+    def f_hat(self) -> Tensor:
+        """The sum (N, C, h, w) of the scales that are done."""
+        return self.sums[-1]
 
     def pin(self, values: Tensor, mask: Tensor) -> None:
         """Give ids (N, L) where mask (N, L) or (L,) is True; they replace what is drawn there."""
         if values.shape != self.ids.shape:
-            raise NextsetError(f"pinned ids have shape {tuple(values.shape)}, but the canvas has {tuple(self.ids.shape)}; encode at the size of the plan")
+            raise NextsetError(
+                f"pinned ids have shape {tuple(values.shape)}, but the canvas has {tuple(self.ids.shape)}; encode at the size of the plan"
+            )
         mask = mask.to(self.given.device).expand_as(self.given)
         self.ids = torch.where(mask, values.to(self.ids), self.ids)
         self.given = self.given | mask
         whole = torch.stack([self.given[:, a:b].all() for a, b in zip(self.starts, self.starts[1:], strict=False)])
         self._given_scales = whole.tolist()
+        if self.done:
+            changed = torch.stack(
+                [mask[:, a:b].any() for a, b in zip(self.starts, self.starts[1:], strict=False)]
+            ).tolist()
+            del self.sums[1 + next((k for k, yes in enumerate(changed) if yes), self.done) :]
 
     def pinned(self, step: Step) -> bool:
         return all(self._given_scales[s.index] for s in step.steps)
 
     def _add(self, k: int, h: Tensor) -> None:
         added = self.quantiser.contribution(h, k, self.sides)
-        self.f_hat = self.f_hat + added.to(self.f_hat.dtype)
-        self.done = k + 1
+        self.sums.append(self.f_hat + added.to(self.f_hat.dtype))
 
     def _slice(self, k: int) -> slice:
         return slice(self.starts[k], self.starts[k + 1])
 
     def _reach(self, k: int) -> None:
-        """Bring f_hat to just before scale k, which needs every scale before it."""
+        """Add up everything before scale k, which needs every scale before it."""
         while self.done < k:
-            if not self._given_scales[self.done]:
-                raise NextsetError(f"scale {k} was asked for while scale {self.done} is neither drawn nor given; run the steps in order")
+            if not (self._given_scales[self.done] or self._drawn_scales[self.done]):
+                raise NextsetError(
+                    f"scale {k} was asked for while scale {self.done} is neither drawn nor given; run the steps in order"
+                )
             self._add(self.done, self.quantiser.embed(self.ids[:, self._slice(self.done)]))
 
     def input(self, step: Step) -> Tensor:
@@ -117,7 +152,7 @@ class ResidualPyramid:
             if k == 0:
                 parts.append(self.f_hat.new_zeros(self.f_hat.shape[0], single.rows, self.f_hat.shape[1]))
             else:
-                parts.append(self.quantiser.shrink(self.f_hat, self.sides[k]).flatten(2).transpose(1, 2))
+                parts.append(self.quantiser.shrink(self.sums[k], self.sides[k]).flatten(2).transpose(1, 2))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def now(self, step: Step) -> tuple[Tensor, Tensor]:
@@ -130,9 +165,11 @@ class ResidualPyramid:
             k, n = single.index, single.draw.shape[-1]
             where, part = self._slice(k), slice(offset, offset + n)
             offset += n
-            if self.done > k:  # a given scale that a later input already needed
+            if self.done > k and self._given_scales[k]:  # a later input already needed it
                 continue
             self._reach(k)
+            del self.sums[k + 1 :]
+            self._drawn_scales[k:] = [True] + [False] * (len(self.sides) - k - 1)
             given = self.given[:, where]
             ids = torch.where(given, self.ids[:, where], drawn.value[:, part])
             self.ids[:, where] = ids
@@ -144,7 +181,7 @@ class ResidualPyramid:
 
     def total(self) -> Tensor:
         """The feature map (N, C, h, w) of all scales that are drawn, and of given ones that follow them directly."""
-        while self.done < len(self.sides) and self._given_scales[self.done]:
+        while self.done < len(self.sides) and (self._given_scales[self.done] or self._drawn_scales[self.done]):
             self._reach(self.done + 1)
         return self.f_hat
 
@@ -154,4 +191,4 @@ class ResidualPyramid:
 
     def select(self, rows: Tensor) -> None:
         """Entry i continues entry rows[i]."""
-        self.ids, self.given, self.f_hat = self.ids[rows], self.given[rows], self.f_hat[rows]
+        self.ids, self.given, self.sums = self.ids[rows], self.given[rows], [s[rows] for s in self.sums]

@@ -92,7 +92,8 @@ def _coerce(value: Any, hint: Any) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint).replace("typing.", "")
+    named = typing.get_origin(hint) is None and hasattr(hint, "__name__")
+    return str(hint.__name__) if named else str(hint).replace("typing.", "")
 
 
 def _plain(value: Any) -> Any:

@@ -28,11 +28,15 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     return f"known: {listed}{', ...' if len(known) > 8 else ''}"
 
 
-def check_range(name: str, value: float, low: float | None = None, high: float | None = None, *, remedy: str = "") -> None:
+def check_range(
+    name: str, value: float, low: float | None = None, high: float | None = None, *, remedy: str = ""
+) -> None:
     """Raise `NextsetError` unless low <= value <= high (either bound may be None). NaN is always refused."""
     bad = value != value or (low is not None and value < low) or (high is not None and value > high)
     if bad:
-        limit = f"between {low} and {high}" if low is not None and high is not None else (
-            f"at least {low}" if low is not None else f"at most {high}"
+        limit = (
+            f"between {low} and {high}"
+            if low is not None and high is not None
+            else (f"at least {low}" if low is not None else f"at most {high}")
         )
         raise NextsetError(f"{name} is {value}, but must be {limit}" + (f"; {remedy}" if remedy else ""))

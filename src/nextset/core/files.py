@@ -68,7 +68,9 @@ def read_json(path: str | Path, limit: int = 64 * 2**20) -> Any:
     path = Path(path)
     try:
         if path.stat().st_size > limit:
-            raise NextsetError(f"{path} has {path.stat().st_size} bytes, but a JSON file here has at most {limit}; is it the right file?")
+            raise NextsetError(
+                f"{path} has {path.stat().st_size} bytes, but a JSON file here has at most {limit}; is it the right file?"
+            )
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NextsetError(f"{path} does not exist; check the path") from error
@@ -90,7 +92,9 @@ def read_safetensors(path: str | Path, limit: int = 64 * 2**30) -> dict[str, Ten
     try:
         size = path.stat().st_size
         if size > limit:
-            raise NextsetError(f"{path} has {size} bytes, but at most {limit} are read; raise the limit if it is the right file")
+            raise NextsetError(
+                f"{path} has {size} bytes, but at most {limit} are read; raise the limit if it is the right file"
+            )
         return safetensors.torch.load_file(path)
     except FileNotFoundError as error:
         raise NextsetError(f"{path} does not exist; check the path") from error

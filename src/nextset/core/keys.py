@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from nextset.core.errors import NextsetError
@@ -42,7 +43,8 @@ class LoadReport:
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], *, what: str, optional: Sequence[str] = ()) -> LoadReport:
-    """Copy a renamed state into a module. Shapes must agree up to axes of length 1.
+    """Give a module, which may lie on the meta device, the weights of a renamed state. Nothing is copied that already
+    has the module's dtype; shapes must agree up to axes of length 1.
 
     optional: patterns of names that may be missing (training statistics, a part that was left out on purpose).
     """
@@ -50,14 +52,28 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, what: str, opti
     unused = tuple(n for n in state if n not in expected)
     missing = tuple(n for n in expected if n not in state and not any(re.fullmatch(p, n) for p in optional))
     if missing:
-        raise NextsetError(f"{what} lacks {len(missing)} of {len(expected)} weights, first {missing[0]!r}; is it another model's file, or cut short?")
+        raise NextsetError(
+            f"{what} lacks {len(missing)} of {len(expected)} weights, first {missing[0]!r}; is it another model's file, or cut short?"
+        )
     fitted = {}
     for name, tensor in state.items():
         if name not in expected:
             continue
         shape = expected[name].shape
         if [s for s in tensor.shape if s != 1] != [s for s in shape if s != 1]:
-            raise NextsetError(f"{what}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(shape)}; the sizes do not fit together")
+            raise NextsetError(
+                f"{what}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(shape)}; the sizes do not fit together"
+            )
         fitted[name] = tensor.reshape(shape).to(expected[name].dtype)
-    module.load_state_dict(fitted, strict=False, assign=False)
+    module.load_state_dict(fitted, strict=False, assign=True)
+    _materialise(module)
     return LoadReport(unused, missing)
+
+
+def _materialise(module: nn.Module) -> None:
+    """Give zeros to what an optional part left without storage, in a module that was built on the meta device."""
+    for child in module.modules():
+        for name, tensor in [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]:
+            if tensor.is_meta:
+                zeros = torch.zeros(tensor.shape, dtype=tensor.dtype)
+                setattr(child, name, nn.Parameter(zeros) if isinstance(tensor, nn.Parameter) else zeros)

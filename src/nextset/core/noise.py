@@ -28,7 +28,9 @@ def _high_low(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return (high >> 16) + (total >> 32), total & _MASK
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox 4x32: four words < 2^32 (int64, broadcastable) and a key of two words -> four words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -62,18 +64,26 @@ class Noise:
         positions = positions.to(device)
         image = images.to(torch.int64)[:, None, None] & _MASK
         position = (positions if positions.dim() == 2 else positions[None])[..., None] & _MASK
-        tries = attempt.to(device)[:, None, None] if isinstance(attempt, Tensor) else torch.tensor(attempt, device=device)
+        tries = (
+            attempt.to(device)[:, None, None] if isinstance(attempt, Tensor) else torch.tensor(attempt, device=device)
+        )
         blocks = torch.arange((lanes + 3) // 4, device=device)
         shape = torch.broadcast_shapes(image.shape, position.shape, blocks.shape)
-        four = philox((image.expand(shape), (tries & _MASK).expand(shape), position.expand(shape), blocks.expand(shape)), self.key)
+        four = philox(
+            (image.expand(shape), (tries & _MASK).expand(shape), position.expand(shape), blocks.expand(shape)), self.key
+        )
         return torch.stack(four, -1).flatten(-2)[..., :lanes]
 
-    def uniform(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None) -> Tensor:
+    def uniform(
+        self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
+    ) -> Tensor:
         """Uniform float32 in [0, 1) with 24 bits: (N, m), or (N, m, lanes)."""
         u = (self.words(images, positions, attempt=attempt, lanes=lanes or 1) >> 8).to(torch.float32) * 2.0**-24
         return u if lanes is not None else u[..., 0]
 
-    def normal(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None) -> Tensor:
+    def normal(
+        self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
+    ) -> Tensor:
         """Standard normal float32, the quantile of a 32-bit uniform: (N, m), or (N, m, lanes)."""
         words = self.words(images, positions, attempt=attempt, lanes=lanes or 1)
         device = words.device
@@ -102,7 +112,9 @@ class Tape:
     def of(self, purpose: str) -> Tape:
         return Tape(self.values, purpose)
 
-    def uniform(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None) -> Tensor:
+    def uniform(
+        self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
+    ) -> Tensor:
         if self.purpose not in self.values:
             raise KeyError(f"the tape has no numbers for {self.purpose!r}; it has {', '.join(self.values)}")
         rows = self.values[self.purpose][images]
@@ -126,18 +138,66 @@ def categorical(probs: Tensor, u: Tensor) -> Tensor:
 
 # ---- normal quantile
 
-_A = (3.3871328727963666080, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,
-      4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3)
-_B = (1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3,
-      2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3)
-_C = (1.42343711074968357734, 4.63033784615654529590, 5.76949722146069140550, 3.64784832476320460504,
-      1.27045825245236838258, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4)
-_D = (1.0, 2.05319162663775882187, 1.67638483018380384940, 6.89767334985100004550e-1,
-      1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9)
-_E = (6.65790464350110377720, 5.46378491116411436990, 1.78482653991729133580, 2.96560571828504891230e-1,
-      2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7)
-_F = (1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2,
-      7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15)
+_A = (
+    3.3871328727963666080,
+    1.3314166789178437745e2,
+    1.9715909503065514427e3,
+    1.3731693765509461125e4,
+    4.5921953931549871457e4,
+    6.7265770927008700853e4,
+    3.3430575583588128105e4,
+    2.5090809287301226727e3,
+)
+_B = (
+    1.0,
+    4.2313330701600911252e1,
+    6.8718700749205790830e2,
+    5.3941960214247511077e3,
+    2.1213794301586595867e4,
+    3.9307895800092710610e4,
+    2.8729085735721942674e4,
+    5.2264952788528545610e3,
+)
+_C = (
+    1.42343711074968357734,
+    4.63033784615654529590,
+    5.76949722146069140550,
+    3.64784832476320460504,
+    1.27045825245236838258,
+    2.41780725177450611770e-1,
+    2.27238449892691845833e-2,
+    7.74545014278341407640e-4,
+)
+_D = (
+    1.0,
+    2.05319162663775882187,
+    1.67638483018380384940,
+    6.89767334985100004550e-1,
+    1.48103976427480074590e-1,
+    1.51986665636164571966e-2,
+    5.47593808499534494600e-4,
+    1.05075007164441684324e-9,
+)
+_E = (
+    6.65790464350110377720,
+    5.46378491116411436990,
+    1.78482653991729133580,
+    2.96560571828504891230e-1,
+    2.65321895265761230930e-2,
+    1.24266094738807843860e-3,
+    2.71155556874348757815e-5,
+    2.01033439929228813265e-7,
+)
+_F = (
+    1.0,
+    5.99832206555887937690e-1,
+    1.36929880922735805310e-1,
+    1.48753612908506148525e-2,
+    7.86869131145613259100e-4,
+    1.84631831751005468180e-5,
+    1.42151175831644588870e-7,
+    2.04426310338993978564e-15,
+)
 
 
 def _poly(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

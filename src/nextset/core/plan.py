@@ -69,9 +69,7 @@ class Step:
             read = torch.arange(draw.shape[-1])[:, None]
         if level is not None and not isinstance(level, Tensor):
             level = torch.full((n,), float(level))
-        return cls(
-            index, feed, draw, read, torch.full((n,), keep), torch.full((n,), index), level, phase, shape
-        )
+        return cls(index, feed, draw, read, torch.full((n,), keep), torch.full((n,), index), level, phase, shape)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -132,7 +130,10 @@ class View:
     def to(self, device: Any) -> View:
         """The same view with its tensors on a device."""
         return dataclasses.replace(
-            self, slots=self.slots.to(device), keep=self.keep.to(device), mask=None if self.mask is None else self.mask.to(device)
+            self,
+            slots=self.slots.to(device),
+            keep=self.keep.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
 
 
@@ -161,7 +162,9 @@ class Plan:
     @cached_property
     def size(self) -> int:
         """Number of slots."""
-        return next(iter(self.slots.values())).shape[0] if self.slots else 1 + max(int(s.feed.max()) for s in self.steps)
+        return (
+            next(iter(self.slots.values())).shape[0] if self.slots else 1 + max(int(s.feed.max()) for s in self.steps)
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -273,7 +276,8 @@ class Plan:
         rule = sees or self.sees
         if rule is not None:
             mask = mask & rule(
-                Attributes(self.attributes(q.slot, q.step, q.level), -1), Attributes(self.attributes(k.slot, k.step, k.level), -2)
+                Attributes(self.attributes(q.slot, q.step, q.level), -1),
+                Attributes(self.attributes(k.slot, k.step, k.level), -2),
             )
         return mask
 
@@ -325,12 +329,19 @@ class Plan:
             slot = torch.cat([torch.arange(end).expand(*images, -1), step.feed.expand(*images, -1)], -1)
             own = torch.cat([stored_step[..., :end].expand(*images, -1), step.own.expand(*images, -1)], -1)
             kept = torch.cat([stored[..., :end].expand(*images, -1), step.keep.expand(*images, -1)], -1)
-            there = torch.cat([stored[..., :end].expand(*images, -1), torch.ones(*images, step.rows, dtype=torch.bool)], -1)
+            there = torch.cat(
+                [stored[..., :end].expand(*images, -1), torch.ones(*images, step.rows, dtype=torch.bool)], -1
+            )
             fed = torch.arange(end, end + step.rows)
         else:
             # the fed rows lie in the store at their slots; one that is not kept is there for its own step
             end, fed = max(before, int(step.feed.max()) + 1), step.feed
-            slot, own, kept, there = torch.arange(end), stored_step[..., :end].clone(), stored[..., :end].clone(), stored[..., :end].clone()
+            slot, own, kept, there = (
+                torch.arange(end),
+                stored_step[..., :end].clone(),
+                stored[..., :end].clone(),
+                stored[..., :end].clone(),
+            )
             own[..., fed], kept[..., fed], there[..., fed] = step.own, step.keep, True
         level = None
         if self._levels is not None and (sees or self.sees):  # a stored row has the level of the step that stored it
@@ -342,7 +353,17 @@ class Plan:
         mask = None if bool(seen.all()) else seen[:, None] if seen.dim() == 3 else seen
         first = int(step.feed.reshape(-1)[0])
         together = step.feed.dim() == 1 and torch.equal(step.feed, torch.arange(first, first + step.rows))
-        return View(step.feed, first if together else None, end, mask, appended, keep, bool(keep.all()), not bool(keep.any()), before)
+        return View(
+            step.feed,
+            first if together else None,
+            end,
+            mask,
+            appended,
+            keep,
+            bool(keep.all()),
+            not bool(keep.any()),
+            before,
+        )
 
     def _clash(self, step: Step, stored: Tensor) -> bool:
         """Whether fed rows must not be written over the store before they attend: a slot is fed twice, a stored row
@@ -372,7 +393,9 @@ class Rows:
 def _at(table: Tensor, slot: Tensor) -> Tensor:
     """Columns of table (images, steps, S) at slots (n,) or (images, n): (n, steps), or (images, n, steps)."""
     if slot.dim() == 1:
-        return table[..., slot].transpose(-1, -2).squeeze(0) if table.shape[0] == 1 else table[..., slot].transpose(-1, -2)
+        return (
+            table[..., slot].transpose(-1, -2).squeeze(0) if table.shape[0] == 1 else table[..., slot].transpose(-1, -2)
+        )
     images = max(table.shape[0], slot.shape[0])
     return table.expand(images, -1, -1).gather(-1, slot[:, None].expand(images, table.shape[1], -1)).transpose(-1, -2)
 

@@ -26,8 +26,11 @@ def scale_pyramid(sides: Sequence[int | tuple[int, int]], *, sees: Sees | None =
         slots = torch.arange(start, start + n)
         cell = torch.arange(n)
         for name, value in (
-            ("scale", torch.full((n,), k)), ("y", cell // w), ("x", cell % w),
-            ("h", torch.full((n,), h)), ("w", torch.full((n,), w)),
+            ("scale", torch.full((n,), k)),
+            ("y", cell // w),
+            ("x", cell % w),
+            ("h", torch.full((n,), h)),
+            ("w", torch.full((n,), w)),
         ):
             names[name].append(value)
         steps.append(Step.make(k, slots, slots, shape=(1, h, w)))

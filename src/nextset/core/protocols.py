@@ -35,7 +35,17 @@ class Context(Protocol):
 
     step: Step
 
-    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, raw: tuple[Tensor, Tensor] | None = None, extra: Extra | None = None) -> Tensor:
+    def attend(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        raw: tuple[Tensor, Tensor] | None = None,
+        extra: Extra | None = None,
+    ) -> Tensor:
         """Attention of the fed rows: q, k, v (rows, H, n, d) -> (rows, H, n, d). Stores, reads and masks as the run's
         policy and plan say. raw: unrotated (q, k) for policies that ask for them."""
         ...
@@ -67,7 +77,18 @@ class Policy(Protocol):
 
     remembers: bool
 
-    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, ctx: Any, *, scale: float | None, raw: tuple[Tensor, Tensor] | None, extra: Extra | None) -> Tensor: ...
+    def attend(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        ctx: Any,
+        *,
+        scale: float | None,
+        raw: tuple[Tensor, Tensor] | None,
+        extra: Extra | None,
+    ) -> Tensor: ...
     def kept(self, site: str, slots: Tensor, ctx: Any) -> tuple[Tensor, Tensor]: ...
     def end(self, step: Step) -> None: ...
     def select(self, rows: Tensor) -> None: ...
@@ -107,7 +128,7 @@ class Network(Protocol):
         """Inputs of the fed rows (rows, n, ...) to hidden states (rows, n, C), one tensor per tap."""
         ...
 
-    def head(self, step: Step, cond: Any) -> Head: ...
+    def head(self, step: Step, cond: Any) -> Any: ...
 
 
 @dataclasses.dataclass

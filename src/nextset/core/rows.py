@@ -46,7 +46,9 @@ def map_rows(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
         items = [map_rows(fn, v) for v in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)  # a named tuple takes its fields
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return dataclasses.replace(tree, **{f.name: map_rows(fn, getattr(tree, f.name)) for f in dataclasses.fields(tree)})
+        return dataclasses.replace(
+            tree, **{f.name: map_rows(fn, getattr(tree, f.name)) for f in dataclasses.fields(tree)}
+        )
     return tree
 
 

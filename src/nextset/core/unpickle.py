@@ -19,7 +19,10 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 
-_STORAGES = tuple(f"torch.{kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"))
+_STORAGES = tuple(
+    f"torch.{kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+)
 ALLOWED = frozenset((
     "collections.OrderedDict", "collections.defaultdict", "argparse.Namespace", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
     "torch.Size", "torch.device", "torch.serialization._get_layout", "torch.float16", "torch.bfloat16", "torch.float32", "torch.float64",
@@ -38,7 +41,9 @@ def read_torch(path: str | Path, *, limit: int = 64 * 2**30) -> Any:
     try:
         size = path.stat().st_size
         if size > limit:
-            raise NextsetError(f"{path} has {size:,} bytes, but at most {limit:,} are read; raise the limit if it is the right file")
+            raise NextsetError(
+                f"{path} has {size:,} bytes, but at most {limit:,} are read; raise the limit if it is the right file"
+            )
         for name in _calls(path, size):
             if name not in ALLOWED:
                 what = "sparse tensors" if "sparse" in name else f"code ({name})"
@@ -49,8 +54,22 @@ def read_torch(path: str | Path, *, limit: int = 64 * 2**30) -> Any:
         raise NextsetError(f"{path} does not exist; check the path") from error
     except NextsetError:
         raise
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
-            AttributeError, OverflowError, RecursionError, MemoryError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        NotImplementedError,
+    ) as error:
         first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise NextsetError(f"{path} cannot be read as a PyTorch file ({first}); download it again") from error
     for name, tensor in tensors(content):
@@ -61,11 +80,15 @@ def read_torch(path: str | Path, *, limit: int = 64 * 2**30) -> Any:
 def _calls(path: Path, size: int) -> Iterator[str]:
     """Names that the pickle would call, read without running it."""
     if not zipfile.is_zipfile(path):
-        raise NextsetError(f"{path} is no zip archive: it is cut short, or older than PyTorch 1.6; download it again, or save it with a newer PyTorch")
+        raise NextsetError(
+            f"{path} is no zip archive: it is cut short, or older than PyTorch 1.6; download it again, or save it with a newer PyTorch"
+        )
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
-            raise NextsetError(f"{path} unpacks to more than it holds and was not opened; get the weights as .safetensors")
+            raise NextsetError(
+                f"{path} unpacks to more than it holds and was not opened; get the weights as .safetensors"
+            )
         pickles = [e for e in entries if e.filename.endswith("/data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > _PICKLE_LIMIT:
             raise NextsetError(f"{path} is no file of torch.save; download it again")
@@ -84,11 +107,15 @@ def _calls(path: Path, size: int) -> Iterator[str]:
 
 def _check(path: Path, name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise NextsetError(f"{path}: {name} is a {tensor.layout} tensor, but only dense ones are read; get the weights as .safetensors")
+        raise NextsetError(
+            f"{path}: {name} is a {tensor.layout} tensor, but only dense ones are read; get the weights as .safetensors"
+        )
     claimed = tensor.numel() * tensor.element_size()
     held = tensor.untyped_storage().nbytes()
     if claimed > held:
-        raise NextsetError(f"{path}: {name} claims {claimed:,} bytes but holds {held:,}; the file is damaged or hostile")
+        raise NextsetError(
+            f"{path}: {name} claims {claimed:,} bytes but holds {held:,}; the file is damaged or hostile"
+        )
 
 
 def tensors(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:

@@ -52,7 +52,13 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 @torch.no_grad()
 def encode_dataset(
-    dataset: Any, tokenizer: Any, *, variants: int = 1, seed: int = 0, batch: int = 64, progress: Callable[[int, int], None] | None = None
+    dataset: Any,
+    tokenizer: Any,
+    *,
+    variants: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Codes:
     """Codes of every item of a data set, `variants` times; deterministic for one seed."""
     if variants < 1:
@@ -73,14 +79,23 @@ def encode_dataset(
             if progress:
                 progress(done, total)
     ids = np.stack([np.concatenate(r) for r in rows])
-    return Codes(ids, dataset.labels, list(dataset.class_names), f"{dataset.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{seed}")
+    return Codes(
+        ids,
+        dataset.labels,
+        list(dataset.class_names),
+        f"{dataset.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{seed}",
+    )
 
 
 def save_codes(path: str | Path, codes: Codes) -> None:
     """Write codes atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, ids=codes.ids, labels=codes.labels.numpy(), class_names=np.array(codes.class_names), fingerprint=np.array(codes.fingerprint)
+        buffer,
+        ids=codes.ids,
+        labels=codes.labels.numpy(),
+        class_names=np.array(codes.class_names),
+        fingerprint=np.array(codes.fingerprint),
     )
     with atomic_write(path) as handle:
         handle.write(buffer.getvalue())
@@ -90,7 +105,9 @@ def load_codes(path: str | Path) -> Codes:
     """Read what `save_codes` wrote."""
     try:
         with np.load(path, allow_pickle=False) as z:
-            return Codes(z["ids"], torch.from_numpy(z["labels"]), [str(c) for c in z["class_names"]], str(z["fingerprint"]))
+            return Codes(
+                z["ids"], torch.from_numpy(z["labels"]), [str(c) for c in z["class_names"]], str(z["fingerprint"])
+            )
     except FileNotFoundError as error:
         raise NextsetError(f"{path} does not exist; make it with `nextset tokenize`") from error
     except (ValueError, KeyError, OSError) as error:

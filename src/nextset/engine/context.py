@@ -21,8 +21,18 @@ class Context:
     site and branch.
     """
 
-    def __init__(self, plan: Plan, step: Step, policy: Policy, branches: tuple[Branch, ...], active: tuple[int, ...], entries: int,
-                 device: torch.device, states: dict[tuple[str, int], Any], hooks: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        step: Step,
+        policy: Policy,
+        branches: tuple[Branch, ...],
+        active: tuple[int, ...],
+        entries: int,
+        device: torch.device,
+        states: dict[tuple[str, int], Any],
+        hooks: tuple[Any, ...] = (),
+    ) -> None:
         self.plan, self.step, self.policy = plan, step, policy
         self.entries, self.branches, self.active = entries, len(branches), active
         self.device, self._states, self._hooks = device, states, hooks
@@ -35,8 +45,17 @@ class Context:
 
     # ---- for layers
 
-    def attend(self, site: str, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None,
-               raw: tuple[Tensor, Tensor] | None = None, extra: Extra | None = None) -> Tensor:
+    def attend(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        raw: tuple[Tensor, Tensor] | None = None,
+        extra: Extra | None = None,
+    ) -> Tensor:
         return self.policy.attend(site, q, k, v, self, scale=scale, raw=raw, extra=extra)
 
     def attr(self, name: str) -> Tensor:
@@ -75,7 +94,10 @@ class Context:
     def mask(self, stored: bool = True) -> Tensor | None:
         """The mask over the view's keys, or over the fed rows alone when nothing is stored; None when all is seen."""
         if stored not in self._masks:
-            views = [self.plan.view(self.step, rule, stored=stored, append=self._append, device=self.device) for rule in self._rules]
+            views = [
+                self.plan.view(self.step, rule, stored=stored, append=self._append, device=self.device)
+                for rule in self._rules
+            ]
             self._masks[stored] = self._stack([v.mask for v in views], views[0])
         return self._masks[stored]
 

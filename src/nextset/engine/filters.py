@@ -15,7 +15,9 @@ from nextset.heads.categorical import Categorical
 
 def _law(dist: object, name: str) -> Categorical:
     if not isinstance(dist, Categorical):
-        raise NextsetError(f"{name} cannot be applied to a law of kind {getattr(dist, 'kind', type(dist).__name__)!r}; leave it out")
+        raise NextsetError(
+            f"{name} cannot be applied to a law of kind {getattr(dist, 'kind', type(dist).__name__)!r}; leave it out"
+        )
     return dist
 
 
@@ -88,5 +90,3 @@ def chain(top_k_value: int = 0, top_p_value: float = 0.0, temperature_value: flo
     filters = [temperature(temperature_value), top_k(top_k_value, sort=True), top_p(top_p_value)]
     on = [temperature_value != 1, top_k_value != 0, top_p_value not in (0, 1)]
     return [f for f, used in zip(filters, on, strict=True) if used]
-
-

@@ -46,8 +46,16 @@ class Run:
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, noise: NoiseSource, images: Tensor | None = None, *, cache: str | Policy = "full",
-           controllers: Sequence[Controller] = (), skip_pinned: bool = True) -> Run:
+    def of(
+        cls,
+        job: Job,
+        noise: NoiseSource,
+        images: Tensor | None = None,
+        *,
+        cache: str | Policy = "full",
+        controllers: Sequence[Controller] = (),
+        skip_pinned: bool = True,
+    ) -> Run:
         """A run at its first step. `cache` is a policy or its name."""
         images = torch.arange(job.entries) if images is None else images
         policy = make_policy(cache) if isinstance(cache, str) else cache
@@ -118,7 +126,11 @@ def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]
     """Rows, input, trunk: hidden states (rows, n, C) of the fed rows, one tensor per tap."""
     job = run.job
     x = expand(job.canvas.input(step), len(active))
-    hooks = tuple(lambda site, h, c=c: c.on_site(run, site, h) for c in run.controllers if type(c).on_site is not Controller.on_site)
+    hooks = tuple(
+        lambda site, h, c=c: c.on_site(run, site, h)
+        for c in run.controllers
+        if type(c).on_site is not Controller.on_site
+    )
     ctx = Context(job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, hooks)
     h = job.network.trunk(x, run.condition(active), ctx)
     run.forwards += 1
@@ -132,7 +144,10 @@ def look(run: Run, step: Step, *, filtered: bool = True, branches: tuple[int, ..
     taps = forward(run, step, active)
     device = taps[0].device
     drawing = [s for s in step.steps if s.draw.shape[-1]]
-    at_read = tuple(tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(device)) for i, tap in enumerate(taps))
+    at_read = tuple(
+        tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(device))
+        for i, tap in enumerate(taps)
+    )
     dist = job.network.head(step, run.condition(active)).dist(at_read, step, job.canvas.now(step))
     weights = [_spread([job.weights(s)[b] for s in drawing], drawing, device) for b in active]
     dist = dist.guide(weights, len(active))
@@ -158,7 +173,9 @@ def _spread(weights: Sequence[float | Tensor], steps: Sequence[Step], device: to
     """One weight per step, or per position, as one factor of the joined positions."""
     if len(steps) == 1:
         return weights[0]
-    parts = [torch.as_tensor(w, dtype=torch.float32).expand(s.draw.shape[-1]) for w, s in zip(weights, steps, strict=True)]
+    parts = [
+        torch.as_tensor(w, dtype=torch.float32).expand(s.draw.shape[-1]) for w, s in zip(weights, steps, strict=True)
+    ]
     return torch.cat(parts).to(device)
 
 

@@ -29,7 +29,11 @@ class Categorical:
     kind = "categorical"
 
     def __init__(
-        self, logits: Tensor, raw: Tensor | None = None, soft: tuple[float, float] | None = None, ordered: Tensor | None = None
+        self,
+        logits: Tensor,
+        raw: Tensor | None = None,
+        soft: tuple[float, float] | None = None,
+        ordered: Tensor | None = None,
     ) -> None:
         self.logits, self.raw, self.soft, self.ordered = logits, logits if raw is None else raw, soft, ordered
 
@@ -65,7 +69,9 @@ class Categorical:
 
     def join(self, parts: Sequence[Categorical]) -> Categorical:
         """The law of all groups again."""
-        return Categorical(torch.cat([p.logits for p in parts], 1), torch.cat([p.raw for p in parts], 1), parts[-1].soft)
+        return Categorical(
+            torch.cat([p.logits for p in parts], 1), torch.cat([p.raw for p in parts], 1), parts[-1].soft
+        )
 
     @property
     def probs(self) -> Tensor:
@@ -86,7 +92,11 @@ class Categorical:
         mix = None
         if self.soft is not None:
             ratio, temperature = self.soft
-            u = noise.of("soft").uniform(images, positions, attempt=attempt, lanes=self.logits.shape[-1]).to(self.logits.device)
+            u = (
+                noise.of("soft")
+                .uniform(images, positions, attempt=attempt, lanes=self.logits.shape[-1])
+                .to(self.logits.device)
+            )
             gumbel = -torch.log(-torch.log(u.clamp(1e-20, 1 - 2.0**-24)))
             mix = ((self.logits * ratio + gumbel) / temperature).softmax(-1)
         return Drawn(ids, mix=mix)

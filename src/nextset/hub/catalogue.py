@@ -141,7 +141,9 @@ class Record(Config):
     def check(self) -> None:
         for capability in self.capabilities:
             if capability not in CAPABILITIES:
-                raise NextsetError(f"{self.slug}: no capability is called {capability!r}: {nearest(capability, CAPABILITIES)}")
+                raise NextsetError(
+                    f"{self.slug}: no capability is called {capability!r}: {nearest(capability, CAPABILITIES)}"
+                )
         self.require("entry", bool(self.entry) or self.state == "planned", "the python path of an available system")
 
     @property
@@ -179,7 +181,9 @@ def get_record(slug: str) -> Record:
     return records[slug]
 
 
-def list_systems(*, state: str | None = None, base: str | None = None, search: str | None = None, **axes: str | None) -> list[Record]:
+def list_systems(
+    *, state: str | None = None, base: str | None = None, search: str | None = None, **axes: str | None
+) -> list[Record]:
     """Records that match every given filter, bases last. axes: family, role, task, ... with one word each."""
     chosen: Iterable[Record] = load_records().values()
     if state is not None:
@@ -203,7 +207,11 @@ def list_systems(*, state: str | None = None, base: str | None = None, search: s
 
 def differences(a: Record, b: Record) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Axes on which two systems differ, with the words of each."""
-    return {axis: (a.axes.words(axis), b.axes.words(axis)) for axis in AXES if set(a.axes.words(axis)) != set(b.axes.words(axis))}
+    return {
+        axis: (a.axes.words(axis), b.axes.words(axis))
+        for axis in AXES
+        if set(a.axes.words(axis)) != set(b.axes.words(axis))
+    }
 
 
 def to_json(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from nextset.hub.catalogue import AXES, list_systems
 
 _TITLES = {
-    "scale": "Next scale", "token": "Next token and relatives", "hybrid": "Between families", "other": "Beyond pictures", "pixel": "Next pixel",
+    "scale": "Next scale",
+    "token": "Next token and relatives",
+    "hybrid": "Between families",
+    "other": "Beyond pictures",
+    "pixel": "Next pixel",
 }
 
 
@@ -14,7 +18,8 @@ def page() -> str:
     everything = list_systems()
     systems = [r for r in everything if not r.is_base]
     lines = [
-        "# Systems", "",
+        "# Systems",
+        "",
         f"{len(systems)} published systems, and {len(everything) - len(systems)} bases that others stand on. "
         f"{sum(r.state == 'available' for r in everything)} available today. This page is made from the catalogue's records; "
         "`nextset systems` and `nextset describe SLUG` show the same in a terminal.",
@@ -23,7 +28,13 @@ def page() -> str:
         members = [r for r in everything if r.axes.family == family]
         if not members:
             continue
-        lines += ["", f"## {_TITLES[family]}", "", "| system | state | role | stands on | what it changes | paper |", "| --- | --- | --- | --- | --- | --- |"]
+        lines += [
+            "",
+            f"## {_TITLES[family]}",
+            "",
+            "| system | state | role | stands on | what it changes | paper |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
         for r in members:
             name = f"[{r.slug}]({r.doc.removeprefix('systems/')})" if r.doc else r.slug
             paper = f"[{r.arxiv}](https://arxiv.org/abs/{r.arxiv})" if r.arxiv else r.title

@@ -44,7 +44,9 @@ def convert(paths: Sequence[str | Path], *, system: str | None = None, **options
             found = module.components(state)
             if not found and len(records) == 1:
                 first = next(iter(state), "nothing")
-                raise NextsetError(f"{path} holds no part of {record.slug} (its first weight is {first!r}); is it another model's file?")
+                raise NextsetError(
+                    f"{path} holds no part of {record.slug} (its first weight is {first!r}); is it another model's file?"
+                )
             parts |= found
         if parts:
             return module.read(parts, **options)

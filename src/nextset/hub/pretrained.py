@@ -40,7 +40,7 @@ class Pretrained:
     """A loaded model: its network (a system with its tokenizer attached, or a tokenizer alone) and its description."""
 
     name: str
-    model: nn.Module
+    model: Any  # a system or tokenizer; their attributes are their own
     info: dict[str, Any]
 
     @property
@@ -71,7 +71,9 @@ def packaged() -> dict[str, Path]:
 
 def default_model() -> str:
     """Name of the model that is used when none is given; it stands in data (`assets/defaults.toml`)."""
-    return str(tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())["generate"]["model"])
+    return str(
+        tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())["generate"]["model"]
+    )
 
 
 def resolve(name: str | Path) -> Path:
@@ -96,7 +98,9 @@ def _download(name: str) -> Path:
     except HFValidationError as error:
         raise NextsetError(f"{name!r} is no model folder, no packaged model and no valid hub name: {error}") from error
     except (HfHubHTTPError, OSError) as error:
-        raise NextsetError(f"{name} cannot be fetched from the hub ({type(error).__name__}); check the name and the connection, or give a local folder") from error
+        raise NextsetError(
+            f"{name} cannot be fetched from the hub ({type(error).__name__}); check the name and the connection, or give a local folder"
+        ) from error
 
 
 def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pretrained:
@@ -107,7 +111,10 @@ def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pr
     folder = resolve(name)
     info = read_json(folder / "config.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT or info.get("kind") not in ("generator", "tokenizer"):
-        raise NextsetError(f"{folder / 'config.json'} does not describe a nextset model of format {FORMAT}; convert the authors' files with `nextset convert`")
+        raise NextsetError(
+            f"{folder / 'config.json'} does not describe a nextset model of format {FORMAT}; convert the authors' files with `nextset convert`"
+        )
+    model: Any
     if info["kind"] == "tokenizer":
         model = _build(folder, info, TOKENIZERS, "type")
     else:
@@ -133,13 +140,14 @@ def _build(folder: Path, info: dict[str, Any], types: dict[str, str] | None, fie
         cls = system_class(str(name))
     config = cls.config_type.from_dict(info.get("config") or {})
     state = read_safetensors(folder / "model.safetensors")
-    with torch.device("meta"):
-        skeleton = cls(config)
-    needed = sum(p.numel() for p in skeleton.parameters())
+    with torch.device("meta"):  # nothing is allocated before the sizes are known to be true
+        model = cls(config)
+    needed = sum(p.numel() for p in model.parameters())
     there = sum(t.numel() for t in state.values())
     if needed > LIMIT_PARAMETERS or needed > 2 * there + 10**6:
-        raise NextsetError(f"{folder / 'config.json'} describes {needed:,} parameters, but the weights hold {there:,}; the two do not belong together")
-    model = cls(config)
+        raise NextsetError(
+            f"{folder / 'config.json'} describes {needed:,} parameters, but the weights hold {there:,}; the two do not belong together"
+        )
     load_into(model, state, what=str(folder / "model.safetensors"), optional=getattr(cls, "training_state", ()))
     return channels_last(model) if field == "type" else model
 
@@ -161,7 +169,9 @@ def describe(model: nn.Module, **more: Any) -> dict[str, Any]:
     return {"format": FORMAT, "kind": "generator", "system": type(model).slug, "config": model.config.to_dict(), **more}  # type: ignore[union-attr,operator,attr-defined]
 
 
-def save(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, card: str = "", **more: Any) -> Path:
+def save(
+    folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, card: str = "", **more: Any
+) -> Path:
     """Write a model (and its tokenizer, for a generator) as a folder; it appears whole or not at all.
 
     dtype: of the stored weights (None = as they are). card: text of the model card. more: further entries of
@@ -178,7 +188,9 @@ def save(folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = No
         if tokenizer is not None:
             _write(temporary / "tokenizer", tokenizer, dtype, {})
         with atomic_write(temporary / "README.md") as handle:
-            handle.write((card or f"# {folder.name}\n\nA nextset model. `nextset generate --model {folder.name}`\n").encode())
+            handle.write(
+                (card or f"# {folder.name}\n\nA nextset model. `nextset generate --model {folder.name}`\n").encode()
+            )
         os.chmod(temporary, 0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -196,7 +208,9 @@ def _write(folder: Path, model: nn.Module, dtype: torch.dtype | None, more: dict
     write_safetensors(folder / "model.safetensors", published_state(model, dtype), {"format": "pt"})
 
 
-def push_to_hub(folder: str | Path, name: str, *, private: bool = False, token: str | None = None, api: Any = None) -> str:
+def push_to_hub(
+    folder: str | Path, name: str, *, private: bool = False, token: str | None = None, api: Any = None
+) -> str:
     """Upload a model folder as `owner/name`; returns its address. api: a hub client (for tests)."""
     if api is None:
         from huggingface_hub import HfApi

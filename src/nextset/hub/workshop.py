@@ -78,10 +78,23 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
 
     def publish(trainer: Trainer) -> Path:
         with trainer.averaged() as module:
-            return pretrained.save(folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], recipe=recipe.to_dict())
+            return pretrained.save(
+                folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], recipe=recipe.to_dict()
+            )
 
-    trainer = Trainer(model, batch, recipe.train, folder, title=recipe.name, samples=len(data), sample=sample, write_grid=_grid_writer,
-                      show=("psnr",), notes={"recipe": recipe.to_dict(), "data": data.fingerprint}, console=console)
+    trainer = Trainer(
+        model,
+        batch,
+        recipe.train,
+        folder,
+        title=recipe.name,
+        samples=len(data),
+        sample=sample,
+        write_grid=_grid_writer,
+        show=("psnr",),
+        notes={"recipe": recipe.to_dict(), "data": data.fingerprint},
+        console=console,
+    )
     return trainer, publish
 
 
@@ -104,7 +117,9 @@ def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, cons
 
 def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
     if "tokenizer" not in recipe.data:
-        raise NextsetError("[data] lacks `tokenizer`; train one first, and give its model folder: data.tokenizer=runs/NAME/model")
+        raise NextsetError(
+            "[data] lacks `tokenizer`; train one first, and give its model folder: data.tokenizer=runs/NAME/model"
+        )
     tokenizer = pretrained.load(recipe.data["tokenizer"])
     coder = tokenizer.model if tokenizer.kind == "tokenizer" else tokenizer.model.tokenizer
     data = _dataset(recipe)
@@ -132,12 +147,28 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     def publish(trainer: Trainer) -> Path:
         with trainer.averaged() as module:
             return pretrained.save(
-                folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], class_names=codes.class_names,
-                defaults=sampling, recipe=recipe.to_dict(), card=card(recipe, module, trainer, codes),
+                folder / "model",
+                module,
+                dtype=STORED[recipe.sample.get("store", "float32")],
+                class_names=codes.class_names,
+                defaults=sampling,
+                recipe=recipe.to_dict(),
+                card=card(recipe, module, trainer, codes),
             )
 
-    trainer = Trainer(model, batch, recipe.train, folder, title=recipe.name, samples=len(codes), sample=sample, write_grid=_grid_writer,
-                      show=("ce", "accuracy"), notes={"recipe": recipe.to_dict(), "codes": codes.fingerprint}, console=console)
+    trainer = Trainer(
+        model,
+        batch,
+        recipe.train,
+        folder,
+        title=recipe.name,
+        samples=len(codes),
+        sample=sample,
+        write_grid=_grid_writer,
+        show=("ce", "accuracy"),
+        notes={"recipe": recipe.to_dict(), "codes": codes.fingerprint},
+        console=console,
+    )
     return trainer, publish
 
 

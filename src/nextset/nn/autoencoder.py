@@ -40,11 +40,17 @@ class AutoencoderConfig(Config):
 
     def check(self) -> None:
         self.require("channels", 1 <= self.channels <= 4096, "between 1 and 4096")
-        self.require("multipliers", 1 <= len(self.multipliers) <= 8 and min(self.multipliers) >= 1, "1 to 8 positive integers")
+        self.require(
+            "multipliers", 1 <= len(self.multipliers) <= 8 and min(self.multipliers) >= 1, "1 to 8 positive integers"
+        )
         self.require("blocks", 1 <= self.blocks <= 16, "between 1 and 16")
         self.require("latent", 1 <= self.latent <= 4096, "between 1 and 4096")
         widths = [self.channels * m for m in self.multipliers]
-        self.require("groups", self.groups >= 1 and all(w % self.groups == 0 for w in widths), f"a divisor of every width {widths}")
+        self.require(
+            "groups",
+            self.groups >= 1 and all(w % self.groups == 0 for w in widths),
+            f"a divisor of every width {widths}",
+        )
         self.require("stem", self.stem in (1, 2, 4, 8), "1, 2, 4 or 8")
         self.require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
 
@@ -114,12 +120,47 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(width: int, config: AutoencoderConfig) -> nn.Module:
-    mid = nn.Module()
-    mid.block_1 = ResBlock(width, width, config.groups, config.dropout)
-    mid.attn_1 = SpatialAttention(width, config.groups)
-    mid.block_2 = ResBlock(width, width, config.groups, config.dropout)
-    return mid
+class Middle(nn.Module):
+    """Block, attention, block at the smallest size."""
+
+    def __init__(self, width: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(width, width, config.groups, config.dropout)
+        self.attn_1 = SpatialAttention(width, config.groups)
+        self.block_2 = ResBlock(width, width, config.groups, config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Level(nn.Module):
+    """Residual blocks of one size, attention after each where `attend`, then one change of size or none."""
+
+    def __init__(
+        self,
+        inner: int,
+        width: int,
+        blocks: int,
+        attend: bool,
+        config: AutoencoderConfig,
+        *,
+        downsample: bool = False,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResBlock(inner if j == 0 else width, width, config.groups, config.dropout) for j in range(blocks)
+        )
+        self.attn = nn.ModuleList(SpatialAttention(width, config.groups) for _ in range(blocks if attend else 0))
+        self.downsample = Downsample(width) if downsample else nn.Identity()
+        self.upsample = Upsample(width) if upsample else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for j, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[j](x)
+        return self.upsample(self.downsample(x))
 
 
 class Encoder(nn.Module):
@@ -128,35 +169,22 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
+        last = len(widths) - 1
         self.stem = config.stem
         self.conv_in = nn.Conv2d(3 * config.stem**2, config.channels, 3, padding=1)
-        self.down = nn.ModuleList()
-        before = config.channels
-        for index, width in enumerate(widths):
-            last = index == len(widths) - 1
-            level = nn.Module()
-            level.block = nn.ModuleList(
-                ResBlock(before if j == 0 else width, width, config.groups, config.dropout) for j in range(config.blocks)
-            )
-            attend = config.attention and last
-            level.attn = nn.ModuleList(SpatialAttention(width, config.groups) for _ in range(config.blocks if attend else 0))
-            level.downsample = nn.Identity() if last else Downsample(width)
-            self.down.append(level)
-            before = width
-        self.mid = _middle(before, config)
-        self.norm_out = group_norm(before, config.groups)
-        self.conv_out = nn.Conv2d(before, config.latent, 3, padding=1)
+        self.down = nn.ModuleList(
+            Level(inner, width, config.blocks, config.attention and i == last, config, downsample=i < last)
+            for i, (inner, width) in enumerate(zip([config.channels, *widths], widths, strict=False))
+        )
+        self.mid = Middle(widths[-1], config)
+        self.norm_out = group_norm(widths[-1], config.groups)
+        self.conv_out = nn.Conv2d(widths[-1], config.latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x)
         for level in self.down:
-            for j, block in enumerate(level.block):
-                x = block(x)
-                if len(level.attn):
-                    x = level.attn[j](x)
-            x = level.downsample(x)
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -165,39 +193,26 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
+        last = len(widths) - 1
         self.stem = config.stem
         self.conv_in = nn.Conv2d(config.latent, widths[-1], 3, padding=1)
-        self.mid = _middle(widths[-1], config)
-        levels: list[nn.Module] = []
-        before = widths[-1]
-        for index in reversed(range(len(widths))):
-            width = widths[index]
-            level = nn.Module()
-            level.block = nn.ModuleList(
-                ResBlock(before if j == 0 else width, width, config.groups, config.dropout) for j in range(config.blocks + 1)
-            )
-            attend = config.attention and index == len(widths) - 1
-            level.attn = nn.ModuleList(SpatialAttention(width, config.groups) for _ in range(config.blocks + 1 if attend else 0))
-            level.upsample = nn.Identity() if index == 0 else Upsample(width)
-            levels.insert(0, level)
-            before = width
-        self.up = nn.ModuleList(levels)
-        self.norm_out = group_norm(before, config.groups)
-        self.conv_out = nn.Conv2d(before, 3 * config.stem**2, 3, padding=1)
+        self.mid = Middle(widths[-1], config)
+        # indexed by level; the last one runs first
+        self.up = nn.ModuleList(
+            Level(inner, width, config.blocks + 1, config.attention and i == last, config, upsample=i > 0)
+            for i, (inner, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+        )
+        self.norm_out = group_norm(widths[0], config.groups)
+        self.conv_out = nn.Conv2d(widths[0], 3 * config.stem**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.conv_in(z)
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
+        x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            for j, block in enumerate(level.block):
-                x = block(x)
-                if len(level.attn):
-                    x = level.attn[j](x)
-            x = level.upsample(x)
+            x = level(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
 
 
 def channels_last(module: nn.Module) -> nn.Module:
     """The same module with its convolution weights laid out as CPUs and tensor cores like them (numerics unchanged)."""
-    return module.to(memory_format=torch.channels_last)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

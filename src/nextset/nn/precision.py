@@ -28,7 +28,7 @@ def fast_bfloat16() -> bool:
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """"float32", "bfloat16", or "auto": bfloat16 where the machine is fast at it."""
+    """ "float32", "bfloat16", or "auto": bfloat16 where the machine is fast at it."""
     if name == "auto":
         return torch.bfloat16 if fast_bfloat16() else torch.float32
     if name not in DTYPES:

@@ -104,7 +104,9 @@ class AdaptiveBlock(nn.Module):
     projection that all blocks share.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, *, shared: bool, l2_norm: bool, drop_path: float, eps: float) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, *, shared: bool, l2_norm: bool, drop_path: float, eps: float
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.attn = SelfAttention(width, heads, l2_norm)
@@ -117,6 +119,7 @@ class AdaptiveBlock(nn.Module):
         """cond (rows, C) after SiLU, shared (rows, 6, C) or None -> the block's six vectors."""
         if self.modulation is not None:
             return Modulation.of(self.modulation(cond).unflatten(-1, (6, -1)))
+        assert self.offset is not None and shared is not None
         return Modulation.of((self.offset + shared).to(shared.dtype))
 
     def forward(self, x: Tensor, m: Modulation, ctx: Any, site: str) -> Tensor:

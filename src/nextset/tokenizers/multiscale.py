@@ -63,6 +63,7 @@ class MultiScaleVQConfig(Config):
         self.require("sides", list(self.sides) == sorted(self.sides), "in growing order")
         self.require("phi_ratio", abs(self.phi_ratio) <= 1, "between -1 and 1")
         self.require("phi_share", 0 <= self.phi_share <= 64, "between 0 and 64")
+        self.require("phi_count", self.phi_count is None or 1 <= self.phi_count <= 64, "between 1 and 64")
         self.require("bottleneck_kernel", self.bottleneck_kernel in (1, 3, 5), "1, 3 or 5")
 
 
@@ -72,7 +73,6 @@ class Phi(nn.Module):
     def __init__(self, channels: int, ratio: float, share: int, count: int) -> None:
         super().__init__()
         self.ratio = abs(ratio)
-        self.share = share
         convolutions = (share or count) if self.ratio > 1e-6 else 0
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convolutions))
 
@@ -81,8 +81,6 @@ class Phi(nn.Module):
         n = len(self.convs)
         if n == 1:
             return 0
-        if self.share == 0:
-            return k
         edge = 1 / (3 * n) if n == 4 else 1 / (2 * n)
         place = k / (scales - 1) if scales > 1 else 0.0
         return int(np.argmin(np.abs(np.linspace(edge, 1 - edge, n) - place)))
@@ -132,7 +130,9 @@ class ResidualQuantiser(nn.Module):
         Gradients flow into the codes and phi, never into f.
         """
         if tuple(f.shape[-2:]) != tuple(sides[-1]):
-            raise NextsetError(f"the feature map is {tuple(f.shape[-2:])}, but the last scale is {tuple(sides[-1])}; give sides that end there")
+            raise NextsetError(
+                f"the feature map is {tuple(f.shape[-2:])}, but the last scale is {tuple(sides[-1])}; give sides that end there"
+            )
         f = f.detach()
         rest, f_hat = f, torch.zeros_like(f)
         for k, side in enumerate(sides):
@@ -175,7 +175,10 @@ class MultiScaleVQ(nn.Module):
             channels=self.config.autoencoder.latent,
             vocabulary=self.config.vocabulary,
             tokens=sum(h * w for h, w in self.sides),
-            size=(self.sides[-1][0] * self.config.autoencoder.downsampling, self.sides[-1][1] * self.config.autoencoder.downsampling),
+            size=(
+                self.sides[-1][0] * self.config.autoencoder.downsampling,
+                self.sides[-1][1] * self.config.autoencoder.downsampling,
+            ),
         )
 
     # ---- images to codes and back
@@ -184,7 +187,9 @@ class MultiScaleVQ(nn.Module):
         """Images (B, 3, H, W) in [-1, 1] -> feature map (B, C, h, w) before quantisation."""
         down = self.config.autoencoder.downsampling
         if images.shape[-2] % down or images.shape[-1] % down:
-            raise NextsetError(f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but both sides must be multiples of {down}; resize it")
+            raise NextsetError(
+                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but both sides must be multiples of {down}; resize it"
+            )
         if images.device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
         return self.quant_conv(self.encoder(images))
@@ -198,7 +203,9 @@ class MultiScaleVQ(nn.Module):
     def f_hat(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
         """ids (B, L) -> the sum of the scales before `upto` (None = all), (B, C, h, w)."""
         pairs = as_pairs(sides) if sides is not None else self.sides
-        total = codes.new_zeros((codes.shape[0], self.quantiser.channels, *pairs[-1]), dtype=self.quantiser.codebook.weight.dtype)
+        total = codes.new_zeros(
+            (codes.shape[0], self.quantiser.channels, *pairs[-1]), dtype=self.quantiser.codebook.weight.dtype
+        )
         start = 0
         for k, (h, w) in enumerate(pairs[:upto]):
             total = total + self.quantiser.contribution(self.quantiser.embed(codes[:, start : start + h * w]), k, pairs)

@@ -32,11 +32,17 @@ class ReconstructionConfig(Config):
         self.require("revive_every", self.revive_every >= 1, "at least 1")
 
 
-def reconstruction_loss(output: Tensor, images: Tensor, config: ReconstructionConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def reconstruction_loss(
+    output: Tensor, images: Tensor, config: ReconstructionConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted pixel terms and their parts, with the PSNR in dB; both arguments (B, 3, H, W), images in [-1, 1]."""
     l1 = (output - images).abs().mean()
     l2 = (output - images).square().mean()
     gradient = gradient_loss(output, images)
     loss = config.l1 * l1 + config.l2 * l2 + config.gradient * gradient
-    parts = {"l1": l1.detach(), "gradient": gradient.detach(), "psnr": psnr(output.detach().clamp(-1, 1), images).mean()}
+    parts = {
+        "l1": l1.detach(),
+        "gradient": gradient.detach(),
+        "psnr": psnr(output.detach().clamp(-1, 1), images).mean(),
+    }
     return loss, parts

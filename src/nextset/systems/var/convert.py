@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from nextset.core.errors import NextsetError
@@ -57,10 +58,19 @@ TOKENIZER = KeyTable(
 def components(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Which parts a file holds, by name: {"generator": ..., "tokenizer": ...}, with wrappers of the trainer removed."""
     found = {}
-    for prefix, part in (("trainer.var_wo_ddp.", "generator"), ("trainer.vae_local.", "tokenizer"), ("", "generator"), ("", "tokenizer")):
+    for prefix, part in (
+        ("trainer.var_wo_ddp.", "generator"),
+        ("trainer.vae_local.", "tokenizer"),
+        ("", "generator"),
+        ("", "tokenizer"),
+    ):
         marks = {"generator": "pos_1LC", "tokenizer": "quantize.embedding.weight"}
         if part not in found and prefix + marks[part] in state:
-            found[part] = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix) and not (not prefix and n.startswith("trainer."))}
+            found[part] = {
+                n[len(prefix) :]: t
+                for n, t in state.items()
+                if n.startswith(prefix) and not (not prefix and n.startswith("trainer."))
+            }
     return found
 
 
@@ -93,11 +103,15 @@ def generator_config(state: Mapping[str, Tensor], sides: Sequence[int] | None = 
         raise NextsetError(f"the file has {length} positions, which no released plan has (680, 2240); give its sides")
     scales = state["lvl_embed.weight"].shape[0]
     if sum(s * s for s in sides) != length or len(sides) != scales:
-        raise NextsetError(f"sides {sides} make {sum(s * s for s in sides)} positions in {len(sides)} scales, but the file has {length} in {scales}")
+        raise NextsetError(
+            f"sides {sides} make {sum(s * s for s in sides)} positions in {len(sides)} scales, but the file has {length} in {scales}"
+        )
     return VarConfig.from_dict({**config, "sides": sides})
 
 
-def tokenizer_config(state: Mapping[str, Tensor], sides: Sequence[int] | None = None, *, groups: int = 32, distance: str = "l2") -> MultiScaleVQConfig:
+def tokenizer_config(
+    state: Mapping[str, Tensor], sides: Sequence[int] | None = None, *, groups: int = 32, distance: str = "l2"
+) -> MultiScaleVQConfig:
     """Sizes of a tokenizer's file (authors' names); a file without encoder is read off its decoder."""
     try:
         vocabulary, latent = state["quantize.embedding.weight"].shape
@@ -105,32 +119,45 @@ def tokenizer_config(state: Mapping[str, Tensor], sides: Sequence[int] | None = 
         levels = _count(state, rf"{half}\.{levels_of}\.(\d+)\.")
         blocks = _count(state, rf"{half}\.{levels_of}\.0\.block\.(\d+)\.") - (half == "decoder")
         widths = [state[f"{half}.{levels_of}.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
-        channels = state[f"{half}.conv_{'in' if half == 'encoder' else 'out'}.weight"].shape[0 if half == "encoder" else 1]
+        channels = state[f"{half}.conv_{'in' if half == 'encoder' else 'out'}.weight"].shape[
+            0 if half == "encoder" else 1
+        ]
         kernel = state["post_quant_conv.weight" if "post_quant_conv.weight" in state else "quant_conv.weight"].shape[-1]
     except (KeyError, IndexError) as error:
         raise NextsetError(f"the tokenizer's file lacks {error}; is it cut short?") from error
     partial = _count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
     own = _count(state, r"quantize\.quant_resi\.(\d+)\.")
     shared = "quantize.quant_resi.qresi.weight" in state
-    return MultiScaleVQConfig.from_dict({
-        "autoencoder": AutoencoderConfig(
-            channels=channels, multipliers=tuple(w // channels for w in widths), blocks=blocks, latent=latent, groups=groups,
-            attention=f"{half}.{levels_of}.{levels - 1}.attn.0.qkv.weight" in state,
-        ),
-        "vocabulary": vocabulary,
-        "sides": tuple(sides) if sides is not None else RELEASED_SIDES[680],
-        "distance": distance,
-        "phi_ratio": 0.5 if partial or own or shared else 0.0,
-        "phi_share": partial or (1 if shared else 0),
-        "phi_count": own or None,
-        "bottleneck_kernel": kernel,
-    })
+    return MultiScaleVQConfig.from_dict(
+        {
+            "autoencoder": AutoencoderConfig(
+                channels=channels,
+                multipliers=tuple(w // channels for w in widths),
+                blocks=blocks,
+                latent=latent,
+                groups=groups,
+                attention=f"{half}.{levels_of}.{levels - 1}.attn.0.qkv.weight" in state,
+            ),
+            "vocabulary": vocabulary,
+            "sides": tuple(sides) if sides is not None else RELEASED_SIDES[680],
+            "distance": distance,
+            "phi_ratio": 0.5 if partial or own or shared else 0.0,
+            "phi_share": partial or (1 if shared else 0),
+            "phi_count": own or None,
+            "bottleneck_kernel": kernel,
+        }
+    )
 
 
-def load_generator(state: Mapping[str, Tensor], sides: Sequence[int] | None = None, tokenizer: MultiScaleVQ | None = None) -> Var:
+def load_generator(
+    state: Mapping[str, Tensor], sides: Sequence[int] | None = None, tokenizer: MultiScaleVQ | None = None
+) -> Var:
     """A `Var` of a generator's file."""
-    model = Var(generator_config(state, sides), tokenizer)
+    with torch.device("meta"):
+        model = Var(generator_config(state, sides))
     load_into(model, GENERATOR.rename(state), what="the generator's file")
+    if tokenizer is not None:
+        model.attach(tokenizer)
     return model.eval()
 
 
@@ -138,12 +165,15 @@ def load_tokenizer(
     state: Mapping[str, Tensor], config: MultiScaleVQConfig | None = None, *, optional: Sequence[str] = ()
 ) -> MultiScaleVQ:
     """A tokenizer of its file. optional: patterns of our names that the file may lack (a decoder without encoder)."""
-    model = MultiScaleVQ(config or tokenizer_config(state))
+    with torch.device("meta"):
+        model = MultiScaleVQ(config or tokenizer_config(state))
     load_into(model, TOKENIZER.rename(state), what="the tokenizer's file", optional=("usage\\..*", *optional))
     return model.eval()
 
 
-def read(parts: Mapping[str, Mapping[str, Tensor]], *, sides: Sequence[int] | None = None, groups: int = 32) -> Var | MultiScaleVQ:
+def read(
+    parts: Mapping[str, Mapping[str, Tensor]], *, sides: Sequence[int] | None = None, groups: int = 32
+) -> Var | MultiScaleVQ:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
     tokenizer = None
     if "tokenizer" in parts:

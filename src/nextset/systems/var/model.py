@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +72,11 @@ class VarConfig(Config):
         self.require("width", 8 <= self.width <= 16384, "between 8 and 16384")
         self.require("heads", self.heads >= 1 and self.width % self.heads == 0, f"a divisor of the width {self.width}")
         self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
-        ok = 1 <= len(self.sides) <= 64 and all(1 <= s <= 512 for s in self.sides) and list(self.sides) == sorted(self.sides)
+        ok = (
+            1 <= len(self.sides) <= 64
+            and all(1 <= s <= 512 for s in self.sides)
+            and list(self.sides) == sorted(self.sides)
+        )
         self.require("sides", ok, "1 to 64 growing sides between 1 and 512")
         for name in ("label_drop", "label_smoothing", "progressive"):
             self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
@@ -110,14 +115,15 @@ class Var(nn.Module):
         self.level = nn.Embedding(len(c.sides), c.width)
         self.word = nn.Linear(c.channels, c.width)
         self.shared_modulation = nn.Linear(c.width, 6 * c.width) if c.shared_adaln else None
-        rates = torch.linspace(0, c.drop_path_rate, c.depth).tolist()
+        rates = [c.drop_path_rate * i / max(c.depth - 1, 1) for i in range(c.depth)]
         self.blocks = nn.ModuleList(
-            AdaptiveBlock(c.width, c.heads, c.mlp_ratio, shared=c.shared_adaln, l2_norm=c.l2_norm, drop_path=rate, eps=c.eps)
+            AdaptiveBlock(
+                c.width, c.heads, c.mlp_ratio, shared=c.shared_adaln, l2_norm=c.l2_norm, drop_path=rate, eps=c.eps
+            )
             for rate in rates
         )
         self.norm_modulation = nn.Linear(c.width, 2 * c.width)
         self.classifier = Softmax(c.width, c.vocabulary)
-        self._plan = scale_pyramid(c.sides)
         self._outside: dict[str, MultiScaleVQ] = {}
         if tokenizer is not None:
             self.attach(tokenizer)
@@ -127,9 +133,14 @@ class Var(nn.Module):
 
     def attach(self, tokenizer: MultiScaleVQ) -> None:
         """Use this tokenizer; it is frozen, and must speak the same codes."""
-        ours, theirs = (self.config.vocabulary, self.config.channels), (tokenizer.config.vocabulary, tokenizer.config.autoencoder.latent)
+        ours, theirs = (
+            (self.config.vocabulary, self.config.channels),
+            (tokenizer.config.vocabulary, tokenizer.config.autoencoder.latent),
+        )
         if ours != theirs:
-            raise NextsetError(f"the tokenizer has (vocabulary, channels) {theirs}, but the generator predicts {ours}; load the one it was trained on")
+            raise NextsetError(
+                f"the tokenizer has (vocabulary, channels) {theirs}, but the generator predicts {ours}; load the one it was trained on"
+            )
         self._outside["tokenizer"] = tokenizer.requires_grad_(False).eval()
 
     @property
@@ -138,9 +149,15 @@ class Var(nn.Module):
             raise NextsetError("this generator has no tokenizer; attach one before images are made or read")
         return self._outside["tokenizer"]
 
+    @property
+    def layers(self) -> list[AdaptiveBlock]:
+        """The blocks, with their type."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    @cached_property
     def plan(self) -> Plan:
         """The plan of the configured sides."""
-        return self._plan
+        return scale_pyramid(self.config.sides)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -149,20 +166,21 @@ class Var(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.trunc_normal_(module.weight, std=std)
-                if getattr(module, "bias", None) is not None:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         for tensor in (self.start, self.position, self.classifier.weight):
             nn.init.trunc_normal_(tensor, std=std)
         self.classifier.weight.mul_(0.02)
         self.norm_modulation.weight.mul_(0.5)
         gates = 2 * self.config.width
-        for block in self.blocks:
+        for block in self.layers:
             block.attn.proj.weight.div_(math.sqrt(2 * self.config.depth))
             block.ffn.down.weight.div_(math.sqrt(2 * self.config.depth))
             if block.modulation is not None:
                 block.modulation.weight[:gates].mul_(self.config.gamma_init)
                 block.modulation.weight[gates:].mul_(0.5)
             else:
+                assert block.offset is not None
                 block.offset[:, :2].mul_(self.config.gamma_init)
                 block.offset[:, 2:].mul_(0.5)
 
@@ -174,7 +192,7 @@ class Var(nn.Module):
         hidden = F.silu(vector)
         shared = None if self.shared_modulation is None else self.shared_modulation(hidden).unflatten(-1, (6, -1))
         scale, shift = self.norm_modulation(hidden).unsqueeze(1).chunk(2, dim=-1)
-        return Conditioned(vector, tuple(b.modulate(hidden, shared) for b in self.blocks), (scale + 1, shift))
+        return Conditioned(vector, tuple(b.modulate(hidden, shared) for b in self.layers), (scale + 1, shift))
 
     def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
         """Shrunken feature maps (R, n, D) -> hidden states (R, n, C). Scale 0 is made of the class instead."""
@@ -209,8 +227,10 @@ class Var(nn.Module):
         classes = classes.reshape(-1)
         if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) <= self.config.classes:
             wrong = next(int(c) for c in classes if not 0 <= c <= self.config.classes)
-            raise NextsetError(f"class id is {wrong}, but must be between 0 and {self.config.classes - 1} ({self.config.classes} = no class)")
-        steps = len(self._plan)
+            raise NextsetError(
+                f"class id is {wrong}, but must be between 0 and {self.config.classes - 1} ({self.config.classes} = no class)"
+            )
+        steps = len(self.plan)
         filters = chain(top_k, top_p)
         branches = [Branch("class", classes)]
         if guidance_scale != 0:
@@ -218,12 +238,12 @@ class Var(nn.Module):
         soft = [smooth(k / max(steps - 1, 1)) for k in range(steps)] if more_smooth else None
         return Job(
             network=self,
-            plan=self._plan,
+            plan=self.plan,
             canvas=self.canvas(classes.shape[0]),
             branches=tuple(branches),
             weights=ramp(guidance_scale, steps) if guidance_scale != 0 else alone,
             filters=(lambda step: [*filters, soft[step.index]]) if soft else (lambda step: filters),
-            finish=lambda canvas: self.tokenizer.decode_features(canvas.total()).float().clamp(-1, 1),
+            finish=self.finish,
             entries=classes.shape[0],
         )
 
@@ -231,7 +251,13 @@ class Var(nn.Module):
         """An empty canvas for that many images."""
         quantiser = self.tokenizer.quantiser
         weight = quantiser.codebook.weight
-        return ResidualPyramid(quantiser, [(s, s) for s in self.config.sides], entries, device=weight.device, dtype=torch.float32)
+        return ResidualPyramid(
+            quantiser, [(s, s) for s in self.config.sides], entries, device=weight.device, dtype=torch.float32
+        )
+
+    def finish(self, canvas: Any) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] of what the canvas holds so far."""
+        return self.tokenizer.decode_features(canvas.total()).float().clamp(-1, 1)
 
     def keep_mask(self, mask: Tensor) -> Tensor:
         """Which ids of an image stay: mask (p, p) of the last scale, 1 = keep -> (L,) bool. Scales of up to 3 cells stay
@@ -251,7 +277,11 @@ class Var(nn.Module):
         """
         labels, codes = batch["labels"], batch["codes"]
         if self.training and self.config.label_drop:
-            u = noise.of("label-drop").uniform(batch["index"], torch.zeros(1, dtype=torch.int64))[:, 0].to(labels.device)
+            u = (
+                noise.of("label-drop")
+                .uniform(batch["index"], torch.zeros(1, dtype=torch.int64))[:, 0]
+                .to(labels.device)
+            )
             labels = torch.where(u < self.config.label_drop, self.config.classes, labels)
         stage, newest = self.progress(step, batch.get("total_steps", 0))
         canvas = self.canvas(codes.shape[0])
@@ -259,12 +289,16 @@ class Var(nn.Module):
         logits = self.teacher_forced(canvas, labels, stage)
         loss, each = self.loss(logits, codes, stage, newest)
         parts = {}
-        for k, part in enumerate(each.detach().mean(0).split([s * s for s in self.config.sides[: len(self._plan) if stage < 0 else stage + 1]])):
+        for k, part in enumerate(
+            each.detach()
+            .mean(0)
+            .split([s * s for s in self.config.sides[: len(self.plan) if stage < 0 else stage + 1]])
+        ):
             parts[f"ce_{k}"] = part.mean()
         parts["ce"] = each.detach().mean()
         hit = (logits.detach().argmax(-1) == codes[:, : logits.shape[1]]).float()
         parts["accuracy"] = hit.mean()
-        parts["accuracy_last"] = hit[:, -self.config.sides[-1] ** 2 :].mean()
+        parts["accuracy_last"] = hit[:, -(self.config.sides[-1] ** 2) :].mean()
         yield Update("generator", loss, parts)
 
     def progress(self, step: int, total: int) -> tuple[int, float]:
@@ -272,24 +306,29 @@ class Var(nn.Module):
         c = self.config
         if not c.progressive or not total:
             return -1, 1.0
-        stage, within = progressive_stage(step, total, c.progressive_warmup * total, c.progressive, c.progressive_start, len(c.sides))
+        stage, within = progressive_stage(
+            step, total, c.progressive_warmup * total, c.progressive, c.progressive_start, len(c.sides)
+        )
         return stage, newest_weight(within, c.progressive_ramp * total)
 
     def teacher_forced(self, canvas: Canvas, labels: Tensor, stage: int = -1) -> Tensor:
         """Logits (B, n, V) of scales 0..stage (-1 = all) in one forward; the canvas gives the inputs of all of them."""
-        steps = self._plan.steps if stage < 0 else self._plan.steps[: stage + 1]
+        steps = self.plan.steps if stage < 0 else self.plan.steps[: stage + 1]
         branch = Branch("class", labels)
-        job = Job(self, self._plan, canvas, (branch,), alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0])
+        job = Job(
+            self, self.plan, canvas, (branch,), alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0]
+        )
         run = Run.of(job, Noise(0), cache="none")
-        return look(run, self._plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
+        return look(run, self.plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
 
     def loss(self, logits: Tensor, codes: Tensor, stage: int = -1, newest: float = 1.0) -> tuple[Tensor, Tensor]:
         """(loss, per-position cross-entropy (B, n)); the newest scale of a progressive stage counts `newest` times."""
         n = logits.shape[1]
-        each = F.cross_entropy(logits.flatten(0, 1), codes[:, :n].flatten(), label_smoothing=self.config.label_smoothing, reduction="none")
+        each = F.cross_entropy(
+            logits.flatten(0, 1), codes[:, :n].flatten(), label_smoothing=self.config.label_smoothing, reduction="none"
+        )
         each = each.view(-1, n)
-        weight = torch.full((n,), 1 / self._plan.positions, device=each.device)
+        weight = torch.full((n,), 1 / self.plan.positions, device=each.device)
         if stage >= 0:
             weight[n - self.config.sides[stage] ** 2 :] *= newest
         return (each * weight).sum(1).mean(), each
-

@@ -1,0 +1,78 @@
+"""Honest timings: two callables in turn, A B A B, in one process; ratios pair by pair; a record of machine and command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def seconds(fn: Callable[[], object]) -> tuple[float, float]:
+    """(wall, CPU) seconds of one call; CPU seconds count all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    fn()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def ab(a: Callable[[], object], b: Callable[[], object], runs: int, warmup: int = 1) -> dict[str, Any]:
+    """Time a and b in turn. Medians of wall and CPU seconds, and the ratio b / a of CPU seconds with a 95% bootstrap
+    interval over pairs: above 1, a is faster."""
+    for _ in range(warmup):
+        a(), b()
+    pairs = [(seconds(a), seconds(b)) for _ in range(runs)]
+    ratios = [y[1] / x[1] for x, y in pairs]
+    draws = random.Random(0)
+    means = sorted(statistics.median(draws.choices(ratios, k=len(ratios))) for _ in range(1000))
+    return {
+        "a": {"wall": statistics.median(x[0] for x, _ in pairs), "cpu": statistics.median(x[1] for x, _ in pairs)},
+        "b": {"wall": statistics.median(y[0] for _, y in pairs), "cpu": statistics.median(y[1] for _, y in pairs)},
+        "ratio": {"median": statistics.median(ratios), "low": means[25], "high": means[974], "pairs": ratios},
+    }
+
+
+def cost(fn: Callable[[], object], least: float = 0.15, most: int = 20) -> float:
+    """CPU seconds of one call, the smallest of several: what the operation itself needs."""
+    fn()
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < 2 or (spent < least and calls < most):
+        _, cpu = seconds(fn)
+        best, spent, calls = min(best, cpu), spent + cpu, calls + 1
+    return best
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
+    flags = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in info]
+    return {
+        "date": date.today().isoformat(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "flags": flags,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "command": " ".join(["nextset bench", *sys.argv[2:]]),
+    }
+
+
+def file_result(path: Path, record: dict[str, Any]) -> None:
+    """Write a result as JSON, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,81 @@
+"""A tiny random instance of every system that is available: the only place of the battery that knows a slug.
+
+A function makes one instance with weights drawn at random (initial weights are zero in places, which would hide much)
+and says what it can. Requests are made for image indices, and conditions depend on the index alone, so that the same
+image can be asked for alone, in a batch, or in another order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nextset.core.protocols import Job
+from nextset.hub.catalogue import list_systems
+from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.var import Var, VarConfig
+from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """model: a system. job(images (N,)) -> a request. batch(samples) -> a training batch.
+
+    can: "generate", "memory" (a later step reads what an earlier one stored), "guide" (several branches), "pin" (codes
+    can be given), "reconstruct" (its tokenizer encodes what it decodes), "train", "save" (a model folder), "compile".
+    """
+
+    model: nn.Module
+    job: Callable[[Tensor], Job]
+    can: frozenset[str]
+    batch: Callable[[Tensor], dict[str, Any]] | None = None
+
+
+def randomise(module: nn.Module, scale: float = 0.2) -> nn.Module:
+    """Add noise to every weight, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module.eval()
+
+
+def var() -> Instance:
+    """Three scales, two blocks, guidance that grows from nothing."""
+    torch.manual_seed(0)
+    tokenizer = MultiScaleVQ(MultiScaleVQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
+        vocabulary=24, sides=(1, 2, 3), phi_share=2,
+    ))  # fmt: skip
+    model = Var(VarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3)), randomise(tokenizer))
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        codes = torch.stack([torch.randint(0, 24, (14,), generator=torch.Generator().manual_seed(int(i))) for i in samples])
+        return {"codes": codes, "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+        frozenset({"generate", "memory", "guide", "pin", "reconstruct", "train", "save", "compile"}), batch,
+    )  # fmt: skip
+
+
+INSTANCES: dict[str, Callable[[], Instance]] = {"var": var}
+
+
+@cache
+def instance(slug: str) -> Instance:
+    """The instance of a slug; tests leave it as it was."""
+    return INSTANCES[slug]()
+
+
+def having(*capabilities: str) -> Any:
+    """Run a test for the instance of every available system that can do all of this."""
+    slugs = [r.slug for r in list_systems(state="available") if r.slug in INSTANCES]
+    chosen = [s for s in slugs if set(capabilities) <= instance(s).can]
+    return pytest.mark.parametrize("it", [pytest.param(instance(s), id=s) for s in chosen])
