@@ -62,11 +62,19 @@ class Spy(Noise):
                 self.seen[self.purpose, kind, image, position, tried] = values[i, j].tolist()
         return values
 
-    def uniform(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None) -> Tensor:
-        return self._note("uniform", images, positions, attempt, super().uniform(images, positions, attempt=attempt, lanes=lanes))
+    def uniform(
+        self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
+    ) -> Tensor:
+        return self._note(
+            "uniform", images, positions, attempt, super().uniform(images, positions, attempt=attempt, lanes=lanes)
+        )
 
-    def normal(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None) -> Tensor:
-        return self._note("normal", images, positions, attempt, super().normal(images, positions, attempt=attempt, lanes=lanes))
+    def normal(
+        self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
+    ) -> Tensor:
+        return self._note(
+            "normal", images, positions, attempt, super().normal(images, positions, attempt=attempt, lanes=lanes)
+        )
 
 
 def generate(job: Job, images: Tensor, *, noise: Noise | None = None, **options: Any) -> tuple[Run, Tensor]:

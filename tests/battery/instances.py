@@ -53,10 +53,15 @@ def var() -> Instance:
         autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
         vocabulary=24, sides=(1, 2, 3), phi_share=2,
     ))  # fmt: skip
-    model = Var(VarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3)), randomise(tokenizer))
+    model = Var(
+        VarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3)),
+        randomise(tokenizer),
+    )
 
     def batch(samples: Tensor) -> dict[str, Any]:
-        codes = torch.stack([torch.randint(0, 24, (14,), generator=torch.Generator().manual_seed(int(i))) for i in samples])
+        codes = torch.stack(
+            [torch.randint(0, 24, (14,), generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        )
         return {"codes": codes, "labels": samples % 5, "index": samples}
 
     return Instance(

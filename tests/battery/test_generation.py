@@ -23,7 +23,11 @@ def no_grad():
 
 
 def test_every_available_system_that_generates_has_an_instance():
-    missing = [r.slug for r in list_systems(state="available") if {"generate", "train"} & set(r.capabilities) and r.slug not in INSTANCES]
+    missing = [
+        r.slug
+        for r in list_systems(state="available")
+        if {"generate", "train"} & set(r.capabilities) and r.slug not in INSTANCES
+    ]
     assert missing == [], "add a tiny random instance to tests/battery/instances.py"
 
 
@@ -64,7 +68,9 @@ def test_recomputed_is_stored(it: Instance):
     for step in job.plan.steps:
         again = it.job(EIGHT[:2])
         again.canvas.pin(run.codes(), everything(run.codes()))
-        fresh = Run.of(dataclasses.replace(again, network=(tap := Tap(again.network))), Noise(0), EIGHT[:2], cache="none")
+        fresh = Run.of(
+            dataclasses.replace(again, network=(tap := Tap(again.network))), Noise(0), EIGHT[:2], cache="none"
+        )
         forward(fresh, again.plan.join(range(step.index + 1)), every_branch(again)(step))
         for a, b in zip(stored.by_step()[step.index], tap.by_step()[step.index], strict=True):
             torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
@@ -83,7 +89,9 @@ def test_an_image_does_not_depend_on_its_batch_or_order(it: Instance):
         assert torch.equal(other.codes(), codes[order]), "codes differ"
         torch.testing.assert_close(again, images[order], atol=1e-4, rtol=1e-4)
     assert len(codes.unique(dim=0)) == 8, "the instance is too sure of itself to tell images apart"
-    assert not torch.equal(generate(it.job(EIGHT), EIGHT, noise=Noise(1))[0].codes(), codes), "another seed, other codes"
+    assert not torch.equal(generate(it.job(EIGHT), EIGHT, noise=Noise(1))[0].codes(), codes), (
+        "another seed, other codes"
+    )
 
 
 @having("generate")

@@ -32,7 +32,9 @@ def test_gradients_reach_every_trainable_parameter(it: Instance):
             assert not any(torch.is_tensor(v) and v.requires_grad for v in update.parts.values()), "parts are detached"
             groups[update.group].zero_grad()
             update.loss.backward()
-            names = {n for n, p in groups[update.group].named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+            names = {
+                n for n, p in groups[update.group].named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+            }
             reached.setdefault(update.group, set()).update(names)
         for group, names in reached.items():
             wanted = {n for n, p in groups[group].named_parameters() if p.requires_grad}
