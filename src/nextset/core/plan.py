@@ -236,6 +236,17 @@ class Plan:
         return self._table(lambda s: s.keep)
 
     @cached_property
+    def _next_kept(self) -> Tensor:
+        """(images, steps, S) the first step after each in which a slot is kept, or the number of steps."""
+        kept = torch.where(self._kept, torch.arange(len(self.steps))[:, None], len(self.steps))
+        return _shift(kept.flip(1).cummin(1).values.flip(1), -1, len(self.steps))
+
+    @cached_property
+    def _last_kept(self) -> Tensor:
+        """(images, steps, S) the last step before each in which a slot is kept, or -1."""
+        return _shift(torch.where(self._kept, torch.arange(len(self.steps))[:, None], -1).cummax(1).values, 1, -1)
+
+    @cached_property
     def _levels(self) -> Tensor | None:
         """(images, steps, S) noise level with which a slot was fed in a step, or None when no step has levels."""
         if all(s.level is None for s in self.steps):
@@ -264,13 +275,10 @@ class Plan:
         step and the slot is not fed again in it).
         """
         own = q.step[..., :, None] == k.step[..., None, :]
-        steps = torch.arange(len(self.steps))
-        # next step after a key's own one in which its slot is kept again: it is the latest up to there
-        kept_again = _at(self._kept, k.slot) & (steps > k.step[..., None])
-        until = torch.where(kept_again, steps, len(self.steps)).amin(-1)
+        until = _pick(self._next_kept, k.step, k.slot, 1)  # up to there a key is the latest of its slot
         later = q.step[..., :, None] > k.step[..., None, :]
         latest = q.step[..., :, None] <= until[..., None, :]
-        again = _at(self._fed, k.slot)[..., q.step].transpose(-1, -2)
+        again = _pick(self._fed, q.step[:, None], k.slot[..., None, :], 2)
         history = later & latest & k.keep[..., None, :] & ~again
         mask = own | history
         rule = sees or self.sees
@@ -289,10 +297,7 @@ class Plan:
     def stored_before(self, step: Step) -> tuple[Tensor, Tensor]:
         """What is stored when a forward begins: own step of the latest kept feed of each slot, and bool whether there is
         any; (S,) each, or (images, S) where orders differ."""
-        first = min(step.indices)
-        steps = torch.arange(-1, first)[:, None]  # -1: never
-        kept = torch.nn.functional.pad(self._kept[:, :first], (0, 0, 1, 0))
-        last = torch.where(kept, steps, -1).amax(1)
+        last = self._last_kept[:, min(step.indices)]
         last = last.squeeze(0) if last.shape[0] == 1 else last
         return last.clamp_min(0), last >= 0
 
@@ -345,9 +350,7 @@ class Plan:
             own[..., fed], kept[..., fed], there[..., fed] = step.own, step.keep, True
         level = None
         if self._levels is not None and (sees or self.sees):  # a stored row has the level of the step that stored it
-            every = _at(self._levels, slot)
-            shape = torch.broadcast_shapes(every.shape[:-1], own.shape)
-            level = every.expand(*shape, -1).gather(-1, own.expand(shape)[..., None]).squeeze(-1)
+            level = _pick(self._levels, own, slot, 1)
             level[..., fed] = rows.level_or_zero()
         seen = self.visible(rows, Rows(slot, own, kept, level), sees) & there[..., None, :]
         mask = None if bool(seen.all()) else seen[:, None] if seen.dim() == 3 else seen
@@ -390,14 +393,17 @@ class Rows:
         return torch.zeros(self.slot.shape[-1]) if self.level is None else self.level
 
 
-def _at(table: Tensor, slot: Tensor) -> Tensor:
-    """Columns of table (images, steps, S) at slots (n,) or (images, n): (n, steps), or (images, n, steps)."""
-    if slot.dim() == 1:
-        return (
-            table[..., slot].transpose(-1, -2).squeeze(0) if table.shape[0] == 1 else table[..., slot].transpose(-1, -2)
-        )
-    images = max(table.shape[0], slot.shape[0])
-    return table.expand(images, -1, -1).gather(-1, slot[:, None].expand(images, table.shape[1], -1)).transpose(-1, -2)
+def _pick(table: Tensor, step: Tensor, slot: Tensor, axes: int) -> Tensor:
+    """table (images, steps, S) at steps and slots that broadcast, of `axes` axes behind that of images, if there is one."""
+    if table.shape[0] == 1:
+        return table[0][step, slot]
+    return table[torch.arange(table.shape[0]).view(-1, *[1] * axes), step, slot]
+
+
+def _shift(table: Tensor, by: int, fill: int) -> Tensor:
+    """Rows of table (images, steps, S) moved by one step (1 or -1), the open end filled."""
+    edge = torch.full_like(table[:, :1], fill)
+    return torch.cat([edge, table[:, :-1]] if by == 1 else [table[:, 1:], edge], 1)
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:

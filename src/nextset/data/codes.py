@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nextset.core.errors import NextsetError
-from nextset.core.files import atomic_write
 from nextset.core.noise import Noise
+from nextset.data.arrays import read_arrays, write_arrays
 
 
 @dataclasses.dataclass
@@ -48,6 +47,13 @@ def weights_fingerprint(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         h.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return h.hexdigest()
+
+
+def codes_fingerprint(dataset: Any, tokenizer: nn.Module, variants: int, seed: int) -> str:
+    """What a code cache depends on: the pictures, the tokenizer's weights, and for variants how they are augmented."""
+    options = [getattr(dataset, n, None) for n in ("shift", "scale", "background", "flip")] if variants > 1 else []
+    how = hashlib.sha256(repr((variants, seed, options)).encode()).hexdigest()
+    return f"{dataset.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{how[:8]}"
 
 
 @torch.no_grad()
@@ -79,36 +85,22 @@ def encode_dataset(
             if progress:
                 progress(done, total)
     ids = np.stack([np.concatenate(r) for r in rows])
-    return Codes(
-        ids,
-        dataset.labels,
-        list(dataset.class_names),
-        f"{dataset.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{seed}",
-    )
+    return Codes(ids, dataset.labels, list(dataset.class_names), codes_fingerprint(dataset, tokenizer, variants, seed))
 
 
 def save_codes(path: str | Path, codes: Codes) -> None:
     """Write codes atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        ids=codes.ids,
-        labels=codes.labels.numpy(),
-        class_names=np.array(codes.class_names),
-        fingerprint=np.array(codes.fingerprint),
-    )
-    with atomic_write(path) as handle:
-        handle.write(buffer.getvalue())
+    names, mark = np.array(codes.class_names), np.array(codes.fingerprint)
+    write_arrays(path, {"ids": codes.ids, "labels": codes.labels.numpy(), "class_names": names, "fingerprint": mark})
 
 
 def load_codes(path: str | Path) -> Codes:
     """Read what `save_codes` wrote."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            return Codes(
-                z["ids"], torch.from_numpy(z["labels"]), [str(c) for c in z["class_names"]], str(z["fingerprint"])
-            )
-    except FileNotFoundError as error:
-        raise NextsetError(f"{path} does not exist; make it with `nextset tokenize`") from error
-    except (ValueError, KeyError, OSError) as error:
-        raise NextsetError(f"{path} is no code cache ({error}); make it again with `nextset tokenize`") from error
+    if not Path(path).is_file():
+        raise NextsetError(f"{path} does not exist; make it with `nextset tokenize`")
+    a = read_arrays(path, ("ids", "labels", "class_names", "fingerprint"))
+    if a["ids"].ndim != 3 or a["ids"].dtype.kind != "i" or a["labels"].shape != a["ids"].shape[1:2]:
+        raise NextsetError(
+            f"{path} is no code cache: its arrays do not fit together; make it again with `nextset tokenize`"
+        )
+    return Codes(a["ids"], torch.from_numpy(a["labels"]), [str(c) for c in a["class_names"]], str(a["fingerprint"]))

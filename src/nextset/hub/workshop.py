@@ -6,6 +6,7 @@ model folder `<run>/model` (averaged weights) that `nextset.load` or a stage-2 r
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from nextset.core.errors import NextsetError
+from nextset.core.errors import NextsetError, nearest
 from nextset.core.noise import Noise
-from nextset.data.codes import Codes, encode_dataset, load_codes, save_codes, weights_fingerprint
+from nextset.data.codes import Codes, codes_fingerprint, encode_dataset, load_codes, save_codes
 from nextset.data.dataset import open_dataset
 from nextset.data.emoji import balanced_weights
 from nextset.data.images import grid, save_png
@@ -42,13 +43,18 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, console: Consol
     return result, publish(trainer)
 
 
-def _dataset(recipe: Recipe) -> Any:
+def _dataset(recipe: Recipe, console: Console) -> Any:
     own = ("tokenizer", "codes", "balance", "code_variants")
     options = {k: v for k, v in recipe.data.items() if k not in own}
-    try:
-        return open_dataset(options.pop("source"), **options)
-    except KeyError:
-        raise NextsetError("[data] lacks `source`; give emoji, a folder of pictures or an .npz file") from None
+    source = options.pop("source", None)
+    if not source:
+        raise NextsetError(
+            "data.source is missing; give emoji, a folder of pictures or an .npz file: data.source=my/pictures"
+        )
+    data = open_dataset(source, **options)
+    for line in getattr(data, "skipped", []):
+        console.print(f"skipped: {line}", markup=False)
+    return data
 
 
 def _grid_writer(path: Path, images: Tensor) -> None:
@@ -56,7 +62,7 @@ def _grid_writer(path: Path, images: Tensor) -> None:
 
 
 def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
-    data = _dataset(recipe)
+    data = _dataset(recipe, console)
     model_config = dict(recipe.model)
     objective = ReconstructionConfig.from_dict(model_config.pop("objective", {}))
     kind = model_config.pop("type", "multiscale_vq")
@@ -104,7 +110,7 @@ def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, cons
         return load_codes(recipe.data["codes"])
     variants = int(recipe.data.get("code_variants", 1))
     path = folder / "codes.npz"
-    expected = f"{data.fingerprint[:16]}-{weights_fingerprint(tokenizer)[:16]}-{variants}-{recipe.train.seed}"
+    expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed)
     if path.exists():
         codes = load_codes(path)
         if codes.fingerprint == expected:
@@ -122,7 +128,7 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         )
     tokenizer = pretrained.load(recipe.data["tokenizer"])
     coder = tokenizer.model if tokenizer.kind == "tokenizer" else tokenizer.model.tokenizer
-    data = _dataset(recipe)
+    data = _dataset(recipe, console)
     codes = codes_of(recipe, data, coder, folder, console)
     assert recipe.system is not None
     cls = pretrained.system_class(recipe.system)
@@ -134,7 +140,11 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     weights = balanced_weights(codes.labels, balance) if balance != 1 else None
     batches = Batches(len(codes), recipe.train.batch, recipe.train.seed, weights)
     noise = Noise(recipe.train.seed, "data")
-    sampling = {k: v for k, v in recipe.sample.items() if k not in ("store", "name", "licence")}
+    sampling = {k: v for k, v in recipe.sample.items() if k != "store"}
+    known = [name for name in inspect.signature(cls.job).parameters if name not in ("self", "classes")]
+    for name in sampling:
+        if name not in known:
+            raise NextsetError(f"[sample] has no entry {name!r}: {nearest(name, [*known, 'store'])}")
 
     def batch(i: int) -> dict[str, Any]:
         return {**codes.batch(batches.indices(i), batches.samples(i), noise), "total_steps": recipe.train.steps}
