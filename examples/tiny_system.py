@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextset.core.canvases import Drawn
+from nextset.core.canvases import Drawn, NoiseSource
 from nextset.core.configs import Config
 from nextset.core.noise import Noise
 from nextset.core.plan import Plan, Step
@@ -60,6 +60,9 @@ class Cells:
         self.ids = torch.zeros(entries, positions, dtype=torch.int64)
         self.given = torch.zeros(entries, positions, dtype=torch.bool)
         self.start = start
+
+    def begin(self, noise: NoiseSource, images: Tensor) -> None:
+        """Nothing is drawn before the first step."""
 
     def input(self, step: Step) -> Tensor:
         return torch.where(step.feed == 0, self.start, self.ids[:, step.feed - 1])

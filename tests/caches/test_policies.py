@@ -159,6 +159,33 @@ def test_bytes_are_those_of_the_slots():
     assert Nothing().bytes() == 0
 
 
+def test_only_branches_that_own_a_memory_have_storage():
+    plan, toy, policy = scale_pyramid([1, 2]), Toy(dtype=torch.float32), Full()
+    run(plan, list(plan.steps), policy, toy, (Branch("r", None, memory="a"), Branch("a", None), Branch("b", None)))
+    assert policy.bytes() == 2 * 2 * (2 * ENTRIES) * HEADS * plan.size * DIM * 4
+
+
+def test_padding_is_seen_by_itself_alone():
+    """Slot 0 of entry 1 is padding: entry 1 goes on as in a plan without it, entry 0 as if nothing were hidden."""
+    plan, toy = raster(2, 4), Toy()
+    hidden = torch.tensor([[False] * plan.size, [True] + [False] * (plan.size - 1)])
+    plain = run(plan, list(plan.steps), Full(), toy)
+    for policy, forwards in (
+        (Full(), list(plan.steps)),
+        (Nothing(), [plan.all()]),
+        (Full(), [plan.join([0, 1]), *plan.steps[2:]]),
+    ):
+        found = run(plan, forwards, policy, toy, (Branch("a", None, hidden=hidden),))
+        same({k: v[:1] for k, v in found.items()}, {k: v[:1] for k, v in plain.items()})
+        without = Plan(
+            plan.slots, plan.steps, plan.positions, lambda q, k: (k.slot <= q.slot) & ((k.slot > 0) | (q.slot == 0))
+        )
+        same(
+            {k: v[1:] for k, v in found.items()},
+            {k: v[1:] for k, v in run(without, list(plan.steps), Full(), toy).items()},
+        )
+
+
 def test_storage_is_written_in_place():
     plan, toy, policy = scale_pyramid([1, 2]), Toy(), Full()
     run(plan, [plan.steps[0]], policy, toy)
@@ -337,16 +364,19 @@ def test_extra_keys_stand_for_a_prefix():
         policy.end(step)
     for found in (*joined, torch.cat(parts, 2)):
         torch.testing.assert_close(found, expected)
-    keys, values = context(plan, plan.steps[1], policy).kept("s", "segment", 0)
+    keys, values = context(plan, plan.steps[1], policy).kept("s", "segment", 0, k[:, :, 2:], v[:, :, 2:])
     assert torch.equal(keys, k[:, :, :2]) and torch.equal(values, v[:, :, :2])
+    for p in (Full(), Nothing()):  # in a join the prefix is among the fed rows
+        keys, values = context(plan, plan.all(), p).kept("s", "segment", 0, k, v)
+        assert torch.equal(keys, k[:, :, :2]) and torch.equal(values, v[:, :, :2])
 
 
 def test_kept_rows_must_be_there():
-    plan = raster(1, 2)
+    plan, x = raster(1, 2), torch.zeros(ENTRIES, HEADS, 1, DIM)
     with pytest.raises(NextsetError, match="nothing is stored at 's'"):
-        context(plan, plan.steps[1], Full()).kept("s", "segment", 0)
+        context(plan, plan.steps[1], Full()).kept("s", "segment", 0, x, x)
     with pytest.raises(NextsetError, match="cache='full'"):
-        context(plan, plan.steps[1], Nothing()).kept("s", "segment", 0)
+        context(plan, plan.steps[1], Nothing()).kept("s", "segment", 0, x, x)
 
 
 def test_policies_have_names():

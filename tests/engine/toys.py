@@ -27,6 +27,9 @@ class Ids:
         self.ids = torch.zeros(entries, plan.positions, dtype=torch.int64)
         self.given = torch.zeros(entries, plan.positions, dtype=torch.bool)
 
+    def begin(self, noise: object, images: Tensor) -> None:
+        """Nothing is drawn at the start."""
+
     def input(self, step: Step) -> Tensor:
         segment, index = self.plan.slots["segment"][step.feed], self.plan.slots["index"][step.feed]
         return torch.where(segment == 1, self.ids[:, index], -1)

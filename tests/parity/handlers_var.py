@@ -26,6 +26,9 @@ class GivenInput:
     def __init__(self, x: Tensor, first: int) -> None:
         self.x = torch.cat([x.new_zeros(x.shape[0], first, x.shape[2]), x], 1)
 
+    def begin(self, noise: object, images: Tensor) -> None:
+        pass
+
     def input(self, step: Step) -> Tensor:
         return self.x
 

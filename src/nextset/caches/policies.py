@@ -58,7 +58,7 @@ class Nothing:
 
 @dataclasses.dataclass
 class _Store:
-    """Keys and values of one site: (branches, N, H, S, d) each."""
+    """Keys and values of one site: (branches that own a memory, N, H, S, d) each."""
 
     k: Tensor
     v: Tensor
@@ -80,7 +80,7 @@ class Full:
 
     def _store(self, site: str, k: Tensor, v: Tensor, ctx: Any) -> _Store:
         if site not in self._stores:
-            shape = (ctx.branches, ctx.entries, k.shape[1], ctx.plan.size)
+            shape = (ctx.owners, ctx.entries, k.shape[1], ctx.plan.size)
             self._stores[site] = _Store(k.new_zeros(*shape, k.shape[-1]), v.new_zeros(*shape, v.shape[-1]))
         return self._stores[site]
 
@@ -141,8 +141,8 @@ class Full:
     def _keep(self, store: _Store, ctx: Any, view: View, k: Tensor, v: Tensor) -> None:
         """Store the kept rows of a forward that attended beside the store; the last feed of a slot wins."""
         picked = None if view.keeps_all else view.keep.nonzero().squeeze(-1)
-        for i, (branch, line) in enumerate(zip(ctx.active, ctx.memories, strict=True)):
-            if branch != line:
+        for i, line in enumerate(ctx.lines):
+            if line is None:
                 continue
             part = slice(i * ctx.entries, (i + 1) * ctx.entries)
             for t, x in ((store.k, k), (store.v, v)):

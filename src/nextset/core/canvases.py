@@ -6,6 +6,7 @@ A canvas belongs to a run and holds one entry per (image, candidate); branches o
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,7 +14,10 @@ import torch
 from torch import Tensor
 
 from nextset.core.errors import NextsetError
+from nextset.core.noise import Noise, Tape
 from nextset.core.plan import Step
+
+NoiseSource = Noise | Tape
 
 
 class ResidualSum(Protocol):
@@ -29,6 +33,10 @@ class ResidualSum(Protocol):
 
 class Canvas(Protocol):
     """The seam between plan and world. Shapes: N entries, n fed slots, m drawn positions."""
+
+    def begin(self, noise: NoiseSource, images: Tensor) -> None:
+        """Called once, before the first step: canvases that begin as noise draw it here, by image."""
+        ...
 
     def input(self, step: Step) -> Tensor:
         """What the fed slots are made of, (N, n, ...)."""
@@ -108,6 +116,13 @@ class ResidualPyramid:
         """The sum (N, C, h, w) of the scales that are done."""
         return self.sums[-1]
 
+    def begin(self, noise: NoiseSource, images: Tensor) -> None:
+        """Nothing: the first input is zeros."""
+
+    def scale(self, step: Step) -> int:
+        """The scale whose positions a step draws: plans may have other steps between."""
+        return bisect.bisect_right(self.starts, int(step.draw[0])) - 1
+
     def pin(self, values: Tensor, mask: Tensor) -> None:
         """Give ids (N, L) where mask (N, L) or (L,) is True; they replace what is drawn there."""
         if values.shape != self.ids.shape:
@@ -126,7 +141,7 @@ class ResidualPyramid:
             del self.sums[1 + next((k for k, yes in enumerate(changed) if yes), self.done) :]
 
     def pinned(self, step: Step) -> bool:
-        return all(self._given_scales[s.index] for s in step.steps)
+        return all(self._given_scales[self.scale(s)] for s in step.steps if s.draw.shape[-1])
 
     def _add(self, k: int, h: Tensor) -> None:
         added = self.quantiser.contribution(h, k, self.sides)
@@ -147,7 +162,7 @@ class ResidualPyramid:
     def input(self, step: Step) -> Tensor:
         parts = []
         for single in step.steps:
-            k = single.index
+            k = self.scale(single)
             self._reach(k)
             if k == 0:
                 parts.append(self.f_hat.new_zeros(self.f_hat.shape[0], single.rows, self.f_hat.shape[1]))
@@ -162,7 +177,7 @@ class ResidualPyramid:
         """Keep what was drawn, except where values were given; scales must come in order."""
         offset = 0
         for single in step.steps:
-            k, n = single.index, single.draw.shape[-1]
+            k, n = self.scale(single), single.draw.shape[-1]
             where, part = self._slice(k), slice(offset, offset + n)
             offset += n
             if self.done > k and self._given_scales[k]:  # a later input already needed it

@@ -33,7 +33,8 @@ class Step:
     keep: (n,) bool, what these rows stored stays for later steps.
     own: (n,) index of the step that each row belongs to.
     level: (n,) noise level of each row, or (images, n), or None.
-    phase: selects blocks, head and guidance. shape: (t, h, w) of the drawn set, or None. parts: the joined steps.
+    phase: selects blocks, head and guidance. shape: (t, h, w) of the drawn set, or None. ahead: a step that draws nothing
+    may run in the forward of the step after it (a clean step, a prefix). parts: the joined steps.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Step:
     level: Tensor | None = None
     phase: str = "main"
     shape: tuple[int, int, int] | None = None
+    ahead: bool = False
     parts: tuple[Step, ...] = ()
 
     @classmethod
@@ -55,7 +57,8 @@ class Step:
         draw: Tensor | None = None,
         read: Tensor | None = None,
         *,
-        keep: bool = True,
+        keep: bool | Tensor = True,
+        ahead: bool = False,
         level: float | Tensor | None = None,
         phase: str = "main",
         shape: tuple[int, int, int] | None = None,
@@ -69,7 +72,8 @@ class Step:
             read = torch.arange(draw.shape[-1])[:, None]
         if level is not None and not isinstance(level, Tensor):
             level = torch.full((n,), float(level))
-        return cls(index, feed, draw, read, torch.full((n,), keep), torch.full((n,), index), level, phase, shape)
+        keep = keep if isinstance(keep, Tensor) else torch.full((n,), keep)
+        return cls(index, feed, draw, read, keep, torch.full((n,), index), level, phase, shape, ahead)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -218,6 +222,20 @@ class Plan:
             shape=None,
             parts=parts,
         )
+
+    def select(self, rows: Tensor) -> Plan:
+        """The plan when entry i continues entry rows[i]; itself, unless orders or levels belong to the image."""
+
+        def own(t: Tensor) -> Tensor:
+            return t if t.dim() == 1 else t[rows]
+
+        if all(t is None or t.dim() == 1 for s in self.steps for t in (s.feed, s.draw, s.level)):
+            return self
+        steps = tuple(
+            dataclasses.replace(s, feed=own(s.feed), draw=own(s.draw), level=None if s.level is None else own(s.level))
+            for s in self.steps
+        )
+        return dataclasses.replace(self, steps=steps)
 
     def all(self) -> Step:
         """Every step joined: teacher forcing."""

@@ -8,12 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from nextset.core.canvases import Canvas, Drawn
-from nextset.core.noise import Noise, Tape
+from nextset.core.canvases import Canvas, Drawn, NoiseSource
 from nextset.core.plan import Plan, Step
 from nextset.core.rows import Branch
-
-NoiseSource = Noise | Tape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +61,9 @@ class Context(Protocol):
 
     def keep(self, site: str, state: Any) -> None: ...
 
-    def kept(self, site: str, attribute: str, value: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, stored or of this forward, of the slots with that attribute value: (rows, H, s, d) each."""
+    def kept(self, site: str, attribute: str, value: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots with that attribute value, (rows, H, s, d) each: rows of k and v where this forward
+        feeds them, else what was stored."""
         ...
 
 

@@ -37,11 +37,16 @@ class Context:
         self.entries, self.branches, self.active = entries, len(branches), active
         self.device, self._states, self._hooks = device, states, hooks
         names = [b.name for b in branches]
-        self.memories = [names.index(branches[i].reads) for i in active]
-        self._append = self.memories != list(active)
+        owners = [i for i, b in enumerate(branches) if b.memory is None]
+        self.owners = len(owners)
+        # line of the storage that each running branch reads, and its own (None: it owns none)
+        self.memories = [owners.index(names.index(branches[i].reads)) for i in active]
+        self.lines = [owners.index(i) if i in owners else None for i in active]
+        self._append = None in self.lines
         self._rules = [branches[i].sees for i in active]
         self._attributes: dict[str, Tensor] = {}
-        self._masks: dict[bool, Tensor | None] = {}
+        self._masks: dict[tuple[bool, bool], Tensor | None] = {}
+        self._hidden = [branches[i].hidden for i in active]
 
     # ---- for layers
 
@@ -76,30 +81,50 @@ class Context:
     def keep(self, site: str, state: Any) -> None:
         if not bool(self.step.keep.any()):
             return
-        for i, (branch, line) in enumerate(zip(self.active, self.memories, strict=True)):
-            if branch == line:  # a branch that reads another's memory writes nothing
+        for i, line in enumerate(self.lines):
+            if line is not None:  # a branch that reads another's memory writes nothing
                 own = operator.itemgetter(slice(i * self.entries, (i + 1) * self.entries))
-                self._states[site, branch] = map_rows(own, state)
+                self._states[site, line] = map_rows(own, state)
 
-    def kept(self, site: str, attribute: str, value: int) -> tuple[Tensor, Tensor]:
-        slots = (self.plan.slots[attribute] == value).nonzero().squeeze(-1).to(self.device)
-        return self.policy.kept(site, slots, self)
+    def kept(self, site: str, attribute: str, value: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        slots = (self.plan.slots[attribute] == value).nonzero().squeeze(-1)
+        fed = (self.step.feed == slots[:, None]).to(torch.uint8)
+        if bool(fed.any(-1).all()):
+            rows = fed.argmax(-1).to(self.device)
+            return k[:, :, rows], v[:, :, rows]
+        return self.policy.kept(site, slots.to(self.device), self)
 
     # ---- for policies
 
-    def view(self) -> View:
-        """How a store addressed by slot serves this forward."""
-        return self.plan.view(self.step, append=self._append, device=self.device)
+    def view(self, append: bool = False) -> View:
+        """How a store addressed by slot serves this forward. append: as if the fed rows followed it, for policies with a
+        layout of their own, which gather columns of the mask by the slots that they hold."""
+        return self.plan.view(self.step, append=append or self._append, device=self.device)
 
-    def mask(self, stored: bool = True) -> Tensor | None:
+    def mask(self, stored: bool = True, append: bool = False) -> Tensor | None:
         """The mask over the view's keys, or over the fed rows alone when nothing is stored; None when all is seen."""
-        if stored not in self._masks:
+        append = append or self._append
+        if (stored, append) not in self._masks:
             views = [
-                self.plan.view(self.step, rule, stored=stored, append=self._append, device=self.device)
+                self.plan.view(self.step, rule, stored=stored, append=append, device=self.device)
                 for rule in self._rules
             ]
-            self._masks[stored] = self._stack([v.mask for v in views], views[0])
-        return self._masks[stored]
+            mask = self._stack([v.mask for v in views], views[0])
+            self._masks[stored, append] = self._without_padding(mask, views[0])
+        return self._masks[stored, append]
+
+    def _without_padding(self, mask: Tensor | None, view: View) -> Tensor | None:
+        """Hide each row's padding from all but itself, so that no row is left without a key."""
+        if all(h is None for h in self._hidden):
+            return mask
+        keys = torch.arange(view.end, device=self.device)
+        own = view.slots[:, None] == keys
+        if view.appended:
+            keys, own = torch.cat([keys, view.slots]), torch.cat([own & False, view.slots[:, None] == view.slots], -1)
+        none = torch.zeros(self.entries, self.plan.size, dtype=torch.bool, device=self.device)
+        hidden = torch.cat([none if h is None else h.to(self.device) for h in self._hidden])[:, keys]
+        allowed = ~hidden[:, None, None] | own
+        return allowed if mask is None else mask & allowed
 
     def _stack(self, masks: list[Tensor | None], view: View) -> Tensor | None:
         """One mask for all running branches: shared where their rules agree, else one a row."""

@@ -61,6 +61,7 @@ class Run:
         policy = make_policy(cache) if isinstance(cache, str) else cache
         run = cls(job, noise, images, policy, tuple(controllers), skip_pinned=skip_pinned)
         run.cond = job.network.prepare([b.condition for b in job.branches])
+        job.canvas.begin(noise, images)
         return run
 
     # ---- rows
@@ -93,6 +94,11 @@ class Run:
         branches, old = len(self.job.branches), self.job.entries
         self.job.canvas.select(rows)
         self.policy.select(rows)
+        self.job.plan = self.job.plan.select(rows.cpu())
+        self.job.branches = tuple(
+            b if b.hidden is None else dataclasses.replace(b, hidden=b.hidden[rows.to(b.hidden.device)])
+            for b in self.job.branches
+        )
         every = (torch.arange(branches)[:, None] * old + rows.cpu()).reshape(-1)
         self.cond = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.cond)
         self.states = map_rows(lambda t: t.index_select(0, rows.to(t.device)), self.states)
@@ -105,18 +111,18 @@ class Run:
     # ---- steps
 
     def upcoming(self) -> Step | None:
-        """The plan's next step; given steps in front of it are joined to it, so that they cost one forward."""
-        steps = self.job.plan.steps
-        first = self.cursor
-        if first >= len(steps):
-            return None
-        last = first
-        if self.skip_pinned:
-            while last < len(steps) and steps[last].draw.numel() and self.job.canvas.pinned(steps[last]):
-                last += 1
-        if last == len(steps):  # everything is given: the canvas needs no network
-            return None
-        return steps[first] if last == first else self.job.plan.join(steps[first : last + 1])
+        """The plan's next forward. Given steps cost none of their own: what they keep is joined to the first step that must
+        be predicted, and those that keep nothing are left out. Steps `ahead` run with the step after them."""
+        parts: list[Step] = []
+        for step in self.job.plan.steps[self.cursor :]:
+            silent = not step.draw.shape[-1]
+            given = self.skip_pinned and not silent and self.job.canvas.pinned(step)
+            if given and not bool(step.keep.any()):
+                continue
+            parts.append(step)
+            if not given and not (silent and step.ahead):
+                return self.job.plan.join(parts)
+        return None  # everything is given, or nothing is left to draw: the canvas needs no network
 
     def codes(self) -> Any:
         return self.job.canvas.codes()

@@ -14,12 +14,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale
     another dtype (a policy's choice) are read in the queries' dtype.
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
-    if _composed(q, k):
+    if q.shape[1] == k.shape[1] and _composed(q, k):
         scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores + torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, torch.finfo(q.dtype).min / 2)
         return scores.softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _composed(q: Tensor, k: Tensor) -> bool:
