@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,23 @@ class Codes:
         return self.ids.shape[1]
 
     def batch(self, indices: Tensor, samples: Tensor, noise: Noise) -> dict[str, Any]:
-        """Codes (B, L) int64 and labels of some items; which variant is a function of the sample index."""
+        """Codes (B, L) int64 and labels of some items, with the codes of another item of the same class as `peers`; which
+        variant and which peer are functions of the sample index."""
         u = noise.of("variant").uniform(samples, torch.zeros(1, dtype=torch.int64))[:, 0]
         variant = (u * self.ids.shape[0]).long().clamp_max(self.ids.shape[0] - 1)
         ids = torch.from_numpy(self.ids[variant.numpy(), indices.numpy()].astype(np.int64))
-        return {"codes": ids, "labels": self.labels[indices], "index": samples}
+        peer = noise.of("peer").uniform(samples, torch.zeros(1, dtype=torch.int64))[:, 0]
+        order, first, count = self._classes
+        labels = self.labels[indices]
+        peers = order[first[labels] + (peer * count[labels]).long().clamp_max(count[labels] - 1)]
+        others = torch.from_numpy(self.ids[0, peers.numpy()].astype(np.int64))
+        return {"codes": ids, "labels": labels, "index": samples, "peers": others}
+
+    @cached_property
+    def _classes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Items in the order of their class, where each class begins in it, and how many it has."""
+        count = torch.bincount(self.labels, minlength=len(self.class_names))
+        return torch.argsort(self.labels, stable=True), count.cumsum(0) - count, count
 
 
 def weights_fingerprint(model: nn.Module) -> str:

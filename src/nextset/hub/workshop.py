@@ -44,7 +44,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, console: Consol
 
 
 def _dataset(recipe: Recipe, console: Console) -> Any:
-    own = ("tokenizer", "codes", "balance", "code_variants")
+    own = ("tokenizer", "codes", "balance", "code_variants", "start")
     options = {k: v for k, v in recipe.data.items() if k not in own}
     source = options.pop("source", None)
     if not source:
@@ -136,6 +136,8 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     if hasattr(coder, "config") and hasattr(coder.config, "sides"):
         sizes["sides"] = coder.config.sides
     model = cls(cls.config_type.from_dict({**sizes, **recipe.model}), coder)
+    if "start" in recipe.data:  # weights to begin with, of a generator with the same sizes
+        model.load_state_dict(pretrained.load(recipe.data["start"]).model.state_dict())
     balance = float(recipe.data.get("balance", 1.0))
     weights = balanced_weights(codes.labels, balance) if balance != 1 else None
     batches = Batches(len(codes), recipe.train.batch, recipe.train.seed, weights)

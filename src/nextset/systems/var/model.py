@@ -43,7 +43,7 @@ class VarConfig(Config):
 
     classes: without the extra row for "no class". channels: of the codes. sides: of the scales, coarse to fine.
     shared_adaln: one projection of the condition for all blocks. l2_norm: cosine attention (all released models).
-    label_drop: probability of training without the class. label_smoothing, progressive: of the loss (see `updates`).
+    corruption: see `corrupted` (0 = off, as in the paper). label_drop: probability of training without the class. label_smoothing, progressive: of the loss (see `updates`).
     """
 
     classes: int = 1000
@@ -61,6 +61,7 @@ class VarConfig(Config):
     label_smoothing: float = 0.0
     eps: float = 1e-6
     gamma_init: float = 1e-3
+    corruption: float = 0.0
     progressive: float = 0.0
     progressive_start: int = 4
     progressive_warmup: float = 0.02
@@ -78,7 +79,7 @@ class VarConfig(Config):
             and list(self.sides) == sorted(self.sides)
         )
         self.require("sides", ok, "1 to 64 growing sides between 1 and 512")
-        for name in ("label_drop", "label_smoothing", "progressive"):
+        for name in ("label_drop", "label_smoothing", "corruption", "progressive"):
             self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
 
     @property
@@ -272,7 +273,8 @@ class Var(nn.Module):
     def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
         """Teacher forcing: cross-entropy of all scales in one forward.
 
-        batch: {"codes": ids (B, L), "labels": (B,), "index": (B,) global sample indices}. The loss is the mean over the
+        batch: {"codes": ids (B, L), "labels": (B,), "index": (B,) global sample indices, "peers": codes (B, L) of another
+        picture of the class, when codes are corrupted}. The loss is the mean over the
         batch of sum_l w_l CE_l, w_l = 1/L of the full length, also while progressive training leaves scales out.
         """
         labels, codes = batch["labels"], batch["codes"]
@@ -284,8 +286,11 @@ class Var(nn.Module):
             )
             labels = torch.where(u < self.config.label_drop, self.config.classes, labels)
         stage, newest = self.progress(step, batch.get("total_steps", 0))
+        seen = codes
+        if self.training and self.config.corruption:
+            codes, seen = self.corrupted(codes, batch["peers"], batch["index"], noise.of("corruption"))
         canvas = self.canvas(codes.shape[0])
-        canvas.pin(codes, torch.ones(codes.shape[1], dtype=torch.bool))
+        canvas.pin(seen, torch.ones(codes.shape[1], dtype=torch.bool))
         logits = self.teacher_forced(canvas, labels, stage)
         loss, each = self.loss(logits, codes, stage, newest)
         parts = {}
@@ -300,6 +305,31 @@ class Var(nn.Module):
         parts["accuracy"] = hit.mean()
         parts["accuracy_last"] = hit[:, -(self.config.sides[-1] ** 2) :].mean()
         yield Update("generator", loss, parts)
+
+    @torch.no_grad()
+    def corrupted(self, codes: Tensor, peers: Tensor, index: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """(targets, what is seen) with some seen codes replaced by those of another picture of the class.
+
+        Codes of a scale are drawn independently of each other, so that a sampled scale mixes pictures, which teacher
+        forcing never shows. Here up to `corruption` of the codes (a share of its own for each sample) come from `peers`
+        (B, L), and each later scale's targets are what then is left to explain. Our option, after the bitwise
+        self-correction of Infinity (arXiv 2412.04431); index (B,) addresses the noise.
+        """
+        quantiser, sides = self.tokenizer.quantiser, self.tokenizer.sides
+        positions = torch.arange(codes.shape[1])
+        share = noise.of("share").uniform(index, positions[:1]).to(codes.device) * self.config.corruption
+        swap = noise.uniform(index, positions).to(codes.device) < share
+        rest = self.tokenizer.f_hat(codes)
+        targets, seen = [], []
+        for k, ((h, w), flip, other) in enumerate(
+            zip(sides, swap.split([h * w for h, w in sides], 1), peers.split([h * w for h, w in sides], 1), strict=True)
+        ):
+            z = rest if k == len(sides) - 1 else quantiser.shrink(rest, (h, w))
+            ids = quantiser.codebook.nearest(z.flatten(2).transpose(1, 2))
+            targets.append(ids)
+            seen.append(torch.where(flip, other, ids))
+            rest = rest - quantiser.contribution(quantiser.embed(seen[-1]), k, sides)
+        return torch.cat(targets, 1), torch.cat(seen, 1)
 
     def progress(self, step: int, total: int) -> tuple[int, float]:
         """(stage, weight of its newest scale) of progressive training at a step; (-1, 1) when off."""
