@@ -123,3 +123,40 @@ def test_public_names(tmp_path: Path) -> None:
     assert nextset.load(save_tiny(tmp_path / "m"))(1).tokens.shape == (1, 30)
     with pytest.raises(AttributeError, match="no attribute"):
         _ = nextset.nothing
+
+
+def test_candidates_change_no_other_picture_and_need_no_batch(pipe: Pipeline) -> None:
+    out = pipe(1, n=3, seed=5, candidates=4, decide_at=1, previews=True)
+    assert out.tokens.shape == (3, 30) and [len(p) for p in out.previews] == [3, 3, 3, 3]
+    assert torch.equal(out.tokens, pipe(1, n=3, seed=5, candidates=4, decide_at=1, batch=1).tokens)
+    assert torch.equal(pipe(1, n=3, seed=5, candidates=1).tokens, pipe(1, n=3, seed=5).tokens)
+    torch.testing.assert_close(out.previews[-1], out.tensors)
+
+
+def test_the_kept_candidate_is_the_likeliest(pipe: Pipeline) -> None:
+    from nextset.core.noise import Noise
+    from nextset.engine.controllers import Record
+    from nextset.engine.run import Run, proceed
+    from nextset.engine.search import KeepLikeliest
+
+    record, search = Record(), KeepLikeliest(5, 2)
+    run = Run.of(
+        pipe.job(torch.ones(10, dtype=torch.int64)),
+        Noise(0),
+        torch.arange(2).repeat_interleave(5),
+        controllers=[record, search],
+    )
+    run.attempt = torch.arange(5).repeat(2) << 16
+    with torch.no_grad():
+        list(proceed(run))
+    law, drawn = record.dists[2], record.drawn[2]
+    score = law.raw.log_softmax(-1).gather(-1, drawn.value[..., None]).mean((1, 2)).view(2, 5)  # type: ignore[attr-defined]
+    assert search.kept is not None
+    assert (search.kept - torch.tensor([0, 5])).tolist() == score.argmax(1).tolist()
+    assert run.codes().shape[0] == 2
+
+
+@pytest.mark.parametrize("values", [{"candidates": 0}, {"candidates": 2, "decide_at": 9}])
+def test_candidates_out_of_range(pipe: Pipeline, values: dict) -> None:
+    with pytest.raises(NextsetError, match="candidates is|decide_at is"):
+        pipe(1, **values)

@@ -26,6 +26,7 @@ from nextset.core.masks import Box, box_mask
 from nextset.core.noise import Noise
 from nextset.data.images import to_pil
 from nextset.engine.run import Run, proceed
+from nextset.engine.search import KeepLikeliest
 from nextset.hub import pretrained
 from nextset.nn.losses import psnr
 
@@ -73,6 +74,7 @@ class Pipeline:
         self.tokenizer: Any = self.system.tokenizer
         self.class_names: list[str] = list(self.info.get("class_names", []))
         self.defaults: dict[str, Any] = dict(self.info.get("defaults", {}))
+        self.candidates, self.decide_at = self.defaults.pop("candidates", 1), self.defaults.pop("decide_at", 0)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pipeline:
@@ -152,13 +154,16 @@ class Pipeline:
         previews: bool = False,
         on_event: Callable[[int, Event], None] | None = None,
         cache: str = "full",
+        candidates: int | None = None,
+        decide_at: int | None = None,
         **settings: Any,
     ) -> Output:
         """Pictures of classes.
 
         classes: an id, a name, a list of them, "none" for no class, or None to draw a class for each picture. n: how many
         (a list is repeated up to it). seed: every picture is a function of (seed, its index, its class and settings) and
-        of nothing else. indices: make just these indices of a request. batch: pictures at a time; changes no picture.
+        of nothing else. candidates: begin each picture so many times and go on, after step `decide_at`, with the likeliest
+        beginning (see `engine.search`); 1 = plain sampling. indices: make just these indices of a request. batch: pictures at a time; changes no picture.
         settings: the system's own (guidance_scale, top_k, top_p, ...); unknown ones are refused with the nearest name.
         """
         if n is not None:
@@ -168,10 +173,18 @@ class Pipeline:
         labels, where = self._labels(
             classes, n, noise, None if indices is None else torch.tensor(list(indices), dtype=torch.int64)
         )
+        several = int(self.candidates if candidates is None else candidates)
+        at = int(self.decide_at if decide_at is None else decide_at)
+        check_range("candidates", several, 1, 1024, remedy="1 is plain sampling")
+        check_range("decide_at", at, 0, len(self.system.plan) - 1, remedy="it is a step of the plan")
         parts = []
         for start in range(0, len(labels), batch):
-            job = self.job(labels[start : start + batch], **settings)
-            run = Run.of(job, noise, where[start : start + batch], cache=cache)
+            job = self.job(labels[start : start + batch].repeat_interleave(several), **settings)
+            images = where[start : start + batch].repeat_interleave(several)
+            run = Run.of(
+                job, noise, images, cache=cache, controllers=[KeepLikeliest(several, at)] if several > 1 else []
+            )
+            run.attempt = torch.arange(several).repeat(len(images) // several) << 16
             parts.append(self._finish(run, previews, start, on_event))
         return self._output(parts, labels, seed, where)
 
@@ -194,6 +207,9 @@ class Pipeline:
                 shown.append(event.images.cpu())
             if on_event:
                 on_event(offset, event)
+        for c in run.controllers:
+            if isinstance(c, KeepLikeliest) and c.kept is not None:  # what went on, as it looked before the decision
+                shown = [s[c.kept.cpu()] if len(s) > len(c.kept) else s for s in shown]
         return run.job.finish(run.job.canvas).cpu(), run.codes().cpu(), shown
 
     @staticmethod

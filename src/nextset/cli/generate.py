@@ -47,6 +47,12 @@ def generate(
     columns: Annotated[int | None, typer.Option("--columns", help="Pictures in a row of the grid.")] = None,
     zoom: Annotated[int, typer.Option("--zoom", help="Enlarge pixels by this factor; 0 = to about 768 pixels.")] = 0,
     list_classes: Annotated[bool, typer.Option("--list", help="Print the class names and stop.")] = False,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--candidates", help="Begin each picture so often, go on with the likeliest. Default: the model's."
+        ),
+    ] = None,
     model: Model = None,
     seed: Seed = 0,
     cfg: Cfg = None,
@@ -112,6 +118,7 @@ def generate(
             batch=batch,
             previews=bool(gif or preview),
             on_event=on_event,
+            candidates=candidates,
             **sampling(cfg, top_k, top_p, more_smooth),
         )
     if live:
