@@ -158,5 +158,5 @@ def test_the_kept_candidate_is_the_likeliest(pipe: Pipeline) -> None:
 
 @pytest.mark.parametrize("values", [{"candidates": 0}, {"candidates": 2, "decide_at": 9}])
 def test_candidates_out_of_range(pipe: Pipeline, values: dict) -> None:
-    with pytest.raises(NextsetError, match="candidates is|decide_at is"):
+    with pytest.raises(NextsetError, match=r"candidates is|decide_at is"):
         pipe(1, **values)
