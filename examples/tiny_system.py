@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from nextset.core.canvases import Drawn, NoiseSource
 from nextset.core.configs import Config
 from nextset.core.noise import Noise
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import raster
 from nextset.core.protocols import Job
 from nextset.core.rows import Branch
+from nextset.core.steps import Step
 from nextset.core.update import Update
 from nextset.engine.filters import chain
 from nextset.engine.guidance import alone

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from nextset.core.noise import Noise
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import raster, scale_pyramid
+from nextset.core.steps import Step
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish, look, proceed
 

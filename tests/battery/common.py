@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nextset.core.noise import Noise
-from nextset.core.plan import Step
 from nextset.core.protocols import Head, Job
+from nextset.core.steps import Step
 from nextset.engine.run import Run, finish
 
 

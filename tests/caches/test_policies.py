@@ -14,10 +14,11 @@ from torch import Tensor
 
 from nextset.caches.policies import Full, Nothing, make_policy
 from nextset.core.errors import NextsetError
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import raster, scale_pyramid
 from nextset.core.protocols import Extra
 from nextset.core.rows import Branch
+from nextset.core.steps import Step
 from nextset.engine.context import Context
 from tests.core.test_plan import plans
 

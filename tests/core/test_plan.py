@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.errors import NextsetError
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import causal, raster, scale_pyramid
+from nextset.core.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nextset.core.errors import NextsetError
-from nextset.core.plan import Step
+from nextset.core.steps import Step
 from nextset.engine.guidance import alone, constant, ramp
 
 

@@ -8,7 +8,8 @@ import torch
 from nextset.core.canvases import Drawn
 from nextset.core.events import Done, Preview, StepDone
 from nextset.core.noise import Noise
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
+from nextset.core.steps import Step
 from nextset.engine.controllers import Controller, Record
 from nextset.engine.filters import top_k
 from nextset.engine.guidance import alone, constant, ramp

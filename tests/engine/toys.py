@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nextset.core.canvases import Drawn
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import raster
 from nextset.core.protocols import Filter, Job
 from nextset.core.rows import Branch
+from nextset.core.steps import Step
 from nextset.engine.controllers import Controller
 from nextset.heads.categorical import Softmax
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextset.core.noise import Noise, Tape
-from nextset.core.plan import Step
+from nextset.core.steps import Step
 from nextset.engine.filters import top_k, top_p
 from nextset.heads.categorical import Categorical, Softmax
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nextset.core.masks import box_mask
 from nextset.core.noise import Tape
-from nextset.core.plan import Step
+from nextset.core.steps import Step
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish
 from nextset.nn.autoencoder import AutoencoderConfig

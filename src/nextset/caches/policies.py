@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from nextset.core.errors import NextsetError
-from nextset.core.plan import Step, View
 from nextset.core.protocols import Extra
+from nextset.core.steps import Step
+from nextset.core.views import View
 from nextset.nn.attention import attention
 
 

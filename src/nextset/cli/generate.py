@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,6 +25,9 @@ from nextset.cli.options import (
     wrote,
 )
 from nextset.core.errors import check_range
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generate(
@@ -166,13 +168,14 @@ class _Live:
 def blocks(images: torch.Tensor, columns: int | None, width: int) -> Any:
     """Pictures as text: upper half blocks in 24-bit colour, at most `width` characters wide."""
     from rich.text import Text
+    from torch.nn.functional import interpolate
 
     from nextset.data.images import grid, to_uint8
 
     sheet = grid(images[:16], columns, pad=1)[None]
     w = min(width - 1, sheet.shape[-1])
     h = max(2, round(sheet.shape[-2] * w / sheet.shape[-1] / 2) * 2)
-    pixels = to_uint8(torch.nn.functional.interpolate(sheet, size=(h, w), mode="area")[0]).permute(1, 2, 0).tolist()
+    pixels = to_uint8(interpolate(sheet, size=(h, w), mode="area")[0]).permute(1, 2, 0).tolist()
     text = Text()
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=False):
         for a, b in zip(upper, lower, strict=True):

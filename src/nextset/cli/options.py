@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
 from nextset.core.errors import NextsetError
-from nextset.core.masks import Box
+
+if TYPE_CHECKING:  # torch is loaded when a command needs it: --help need not wait
+    from nextset.core.masks import Box
 
 console = Console(stderr=True, highlight=False)
 
@@ -49,9 +50,9 @@ def sampling(cfg: float | None, top_k: int | None, top_p: float | None, more_smo
     return {**settings, "more_smooth": True} if more_smooth else settings
 
 
-def load_pipeline(model: str | None, dtype: str, device: str, threads: int) -> Any:
-    """The pipeline of the common options."""
-    from nextset.pipelines import load
+def use(device: str, threads: int) -> None:
+    """Check the device, and give torch its threads."""
+    import torch
 
     if threads < 0:
         raise NextsetError(f"threads is {threads}, but must be at least 0")
@@ -59,10 +60,17 @@ def load_pipeline(model: str | None, dtype: str, device: str, threads: int) -> A
         torch.set_num_threads(threads)
     try:
         torch.device(device)
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise NextsetError(f"device is {device!r}, but no CUDA device is there; use cpu")
     except RuntimeError as error:
         raise NextsetError(f"device is {device!r}, which torch does not know; use cpu or cuda") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise NextsetError(f"device is {device!r}, but no CUDA device is there; use cpu")
+
+
+def load_pipeline(model: str | None, dtype: str, device: str, threads: int) -> Any:
+    """The pipeline of the common options."""
+    from nextset.pipelines import load
+
+    use(device, threads)
     return load(model, dtype=dtype, device=device)
 
 

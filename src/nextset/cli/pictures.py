@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 
@@ -24,9 +23,13 @@ from nextset.cli.options import (
     load_pipeline,
     parse_box,
     sampling,
+    use,
     wrote,
 )
 from nextset.core.errors import NextsetError
+
+if TYPE_CHECKING:
+    import torch
 
 Picture = Annotated[Path, typer.Argument(help="The picture: PNG, JPEG, WebP, GIF, BMP, TIFF.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")]
@@ -64,13 +67,14 @@ def reconstruct(
 
     Example: nextset reconstruct cat.png -o out/cat.png
     """
+    import torch
+
     from nextset.data.images import save_png
     from nextset.hub import pretrained
     from nextset.pipelines import reconstruct as rebuild
 
+    use(device, threads)
     loaded = pretrained.load(model or pretrained.default_model(), device=device)
-    if threads:
-        torch.set_num_threads(threads)
     tokenizer = loaded.model if loaded.kind == "tokenizer" else loaded.model.tokenizer
     x, _ = _read(image, tokenizer.spec.size, fit)
     result = rebuild(tokenizer, x)
@@ -102,6 +106,8 @@ def _change(
     device: str,
     threads: int,
 ) -> None:
+    import torch
+
     from nextset.core.errors import check_range
     from nextset.data.images import read_mask, save_png
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise, Tape
-from nextset.core.plan import Step
+from nextset.core.steps import Step
 
 NoiseSource = Noise | Tape
 

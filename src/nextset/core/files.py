@@ -17,6 +17,9 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 
+_HEADER_LIMIT = 32 * 2**20  # of safetensors: a model of 100,000 tensors needs a third of it
+_DIMENSIONS = 16
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
@@ -72,6 +75,8 @@ def read_json(path: str | Path, limit: int = 64 * 2**20) -> Any:
                 f"{path} has {path.stat().st_size} bytes, but a JSON file here has at most {limit}; is it the right file?"
             )
         return json.loads(path.read_bytes())
+    except NextsetError:
+        raise
     except FileNotFoundError as error:
         raise NextsetError(f"{path} does not exist; check the path") from error
     except OSError as error:
@@ -95,8 +100,29 @@ def read_safetensors(path: str | Path, limit: int = 64 * 2**30) -> dict[str, Ten
             raise NextsetError(
                 f"{path} has {size} bytes, but at most {limit} are read; raise the limit if it is the right file"
             )
+        with path.open("rb") as handle:
+            _check_header(handle, size)
         return safetensors.torch.load_file(path)
+    except NextsetError:
+        raise
     except FileNotFoundError as error:
         raise NextsetError(f"{path} does not exist; check the path") from error
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NextsetError(f"{path} is not a whole safetensors file ({error}); write or download it again") from error
+
+
+def _check_header(handle: IO[bytes], size: int) -> None:
+    """Refuse, with ValueError, a header of unreasonable length or dimensions before it reaches the parser: the library
+    would allocate for each dimension that is claimed."""
+    length = int.from_bytes(handle.read(8), "little")
+    if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+        raise ValueError(f"its header claims {length:,} bytes, of {size:,} in all; at most {_HEADER_LIMIT:,} are read")
+    header = json.loads(handle.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    for name, entry in header.items():
+        shape = entry.get("shape", []) if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or len(shape) > _DIMENSIONS:
+            raise ValueError(f"{name[:80]!r} has no shape of at most {_DIMENSIONS} dimensions")
+        if any(type(n) is not int or not 0 <= n < 2**62 for n in shape):
+            raise ValueError(f"{name[:80]!r} has a dimension out of range")

@@ -3,16 +3,14 @@
 A plan is data, complete before a run begins. It knows neither network nor cache: `Plan.view(step)` says, for one
 forward, which stored rows it reads and which of them each fed row may see. There is one rule of visibility for every
 system here (`visible`), whether a forward is one step, several joined, or all of them at once (teacher forcing).
-
-Words: a *slot* is a place of the trunk's sequence with attributes; a *position* is a place of the canvas; a *step* feeds
-slots and draws positions; a *row* below is one fed slot of one step.
+Slots, positions, steps and rows are the words of `core/steps.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -20,125 +18,8 @@ import torch
 from torch import Tensor
 
 from nextset.core.errors import NextsetError
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Step:
-    """One step, or several joined into one forward.
-
-    index: place in the plan (of the last step, when joined).
-    feed: (n,) slots, or (images, n) when the order belongs to the image.
-    draw: (m,) positions, or (images, m); may be empty.
-    read: (m, taps) index into `feed` from which each position is predicted, one column per tap of the trunk, -1 = none.
-    keep: (n,) bool, what these rows stored stays for later steps.
-    own: (n,) index of the step that each row belongs to.
-    level: (n,) noise level of each row, or (images, n), or None.
-    phase: selects blocks, head and guidance. shape: (t, h, w) of the drawn set, or None. ahead: a step that draws nothing
-    may run in the forward of the step after it (a clean step, a prefix). parts: the joined steps.
-    """
-
-    index: int
-    feed: Tensor
-    draw: Tensor
-    read: Tensor
-    keep: Tensor
-    own: Tensor
-    level: Tensor | None = None
-    phase: str = "main"
-    shape: tuple[int, int, int] | None = None
-    ahead: bool = False
-    parts: tuple[Step, ...] = ()
-
-    @classmethod
-    def make(
-        cls,
-        index: int,
-        feed: Tensor,
-        draw: Tensor | None = None,
-        read: Tensor | None = None,
-        *,
-        keep: bool | Tensor = True,
-        ahead: bool = False,
-        level: float | Tensor | None = None,
-        phase: str = "main",
-        shape: tuple[int, int, int] | None = None,
-    ) -> Step:
-        """A single step. `draw` defaults to nothing, `read` to each fed row predicting the position of its rank."""
-        n = feed.shape[-1]
-        draw = torch.empty(0, dtype=torch.int64) if draw is None else draw
-        if read is None:
-            if draw.shape[-1] not in (0, n):
-                raise ValueError("read must be given where the numbers of fed slots and drawn positions differ")
-            read = torch.arange(draw.shape[-1])[:, None]
-        if level is not None and not isinstance(level, Tensor):
-            level = torch.full((n,), float(level))
-        keep = keep if isinstance(keep, Tensor) else torch.full((n,), keep)
-        return cls(index, feed, draw, read, keep, torch.full((n,), index), level, phase, shape, ahead)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The single steps that this forward is made of, in order."""
-        return self.parts or (self,)
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        """Indices of these single steps."""
-        return tuple(s.index for s in self.steps)
-
-    @property
-    def rows(self) -> int:
-        """Number of fed rows."""
-        return self.feed.shape[-1]
-
-
-class Attributes:
-    """Attributes of rows, by name, shaped so that queries and keys broadcast against each other.
-
-    Beside the plan's slot attributes there are `slot`, `step` (the row's own step) and `level` (its noise level).
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], axis: int) -> None:
-        self._values, self._axis = values, axis
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self._values[name].unsqueeze(self._axis)
-        except KeyError:
-            raise AttributeError(f"rows have no attribute {name!r}; known: {', '.join(self._values)}") from None
-
-
-Sees = Callable[[Attributes, Attributes], Tensor]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class View:
-    """What one forward reads and writes, in terms of a store addressed by slot.
-
-    slots: (n,) or (images, n), where the fed rows are stored. start: first of them when they are consecutive, else None.
-    end: stored slots 0 <= s < end are offered as keys. mask: None when each fed row sees all of them, else bool
-    (n, keys) or (images, 1, n, keys), True = may attend. appended: the fed rows are not in the store but follow its
-    `end` rows as extra keys (a slot fed twice in this forward, or rows that must not touch what is stored).
-    before: stored slots 0 <= s < before hold something when this forward begins.
-    """
-
-    slots: Tensor
-    start: int | None
-    end: int
-    mask: Tensor | None
-    appended: bool
-    keep: Tensor
-    keeps_all: bool
-    keeps_none: bool
-    before: int
-
-    def to(self, device: Any) -> View:
-        """The same view with its tensors on a device."""
-        return dataclasses.replace(
-            self,
-            slots=self.slots.to(device),
-            keep=self.keep.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
-        )
+from nextset.core.steps import Step
+from nextset.core.views import Attributes, Rows, Sees, View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,36 +73,12 @@ class Plan:
         if len(parts) == 1:
             return parts[0]
         if parts not in self._joins:
-            self._joins[parts] = self._join(parts)
+            self._joins[parts] = Step.joined(parts)
         return self._joins[parts]
 
     @cached_property
     def _joins(self) -> dict[tuple[Step, ...], Step]:
         return {}
-
-    def _join(self, parts: tuple[Step, ...]) -> Step:
-        taps = max(p.read.shape[1] for p in parts)
-        reads, offset = [], 0
-        for p in parts:
-            read = torch.where(p.read >= 0, p.read + offset, p.read)
-            reads.append(torch.nn.functional.pad(read, (0, taps - read.shape[1]), value=-1))
-            offset += p.rows
-        has_level = [p.level is not None for p in parts]
-        level = None
-        if any(has_level):
-            level = _cat([p.level if p.level is not None else torch.zeros(p.rows) for p in parts])
-        return Step(
-            index=parts[-1].index,
-            feed=_cat([p.feed for p in parts]),
-            draw=_cat([p.draw for p in parts]),
-            read=torch.cat(reads),
-            keep=torch.cat([p.keep for p in parts]),
-            own=torch.cat([p.own for p in parts]),
-            level=level,
-            phase=parts[-1].phase,
-            shape=None,
-            parts=parts,
-        )
 
     def select(self, rows: Tensor) -> Plan:
         """The plan when entry i continues entry rows[i]; itself, unless orders or levels belong to the image."""
@@ -394,23 +251,6 @@ class Plan:
         return twice or (again and len(step.steps) > 1) or bool((stored[..., step.feed] & ~step.keep).any())
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Rows as the mask rule knows them: slot (..., n), own step (n,), kept (n,), level (..., n) or None."""
-
-    slot: Tensor
-    step: Tensor
-    keep: Tensor
-    level: Tensor | None
-
-    @classmethod
-    def of(cls, step: Step) -> Rows:
-        return cls(step.feed, step.own, step.keep, step.level)
-
-    def level_or_zero(self) -> Tensor:
-        return torch.zeros(self.slot.shape[-1]) if self.level is None else self.level
-
-
 def _pick(table: Tensor, step: Tensor, slot: Tensor, axes: int) -> Tensor:
     """table (images, steps, S) at steps and slots that broadcast, of `axes` axes behind that of images, if there is one."""
     if table.shape[0] == 1:
@@ -422,11 +262,3 @@ def _shift(table: Tensor, by: int, fill: int) -> Tensor:
     """Rows of table (images, steps, S) moved by one step (1 or -1), the open end filled."""
     edge = torch.full_like(table[:, :1], fill)
     return torch.cat([edge, table[:, :-1]] if by == 1 else [table[:, 1:], edge], 1)
-
-
-def _cat(tensors: Sequence[Tensor]) -> Tensor:
-    """Join along the last axis; orders of one image and shared orders may meet."""
-    images = max((t.shape[0] for t in tensors if t.dim() == 2), default=None)
-    if images is not None:
-        tensors = [t if t.dim() == 2 else t.expand(images, -1) for t in tensors]
-    return torch.cat(list(tensors), -1)

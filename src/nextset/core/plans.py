@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from nextset.core.errors import NextsetError
-from nextset.core.plan import Plan, Sees, Step
+from nextset.core.plan import Plan
+from nextset.core.steps import Step
+from nextset.core.views import Sees
 
 
 def scale_pyramid(sides: Sequence[int | tuple[int, int]], *, sees: Sees | None = None) -> Plan:

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from nextset.core.canvases import Canvas, Drawn, NoiseSource
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.rows import Branch
+from nextset.core.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextset.core.plan import Sees
+from nextset.core.views import Sees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextset.core.plan import Plan, Step, View
+from nextset.core.plan import Plan
 from nextset.core.protocols import Extra, Policy
 from nextset.core.rows import Branch, cat_rows, map_rows
+from nextset.core.steps import Step
+from nextset.core.views import View
 
 
 class Context:

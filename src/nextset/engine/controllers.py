@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from nextset.core.canvases import Drawn
-from nextset.core.plan import Step
 from nextset.core.protocols import Dist
+from nextset.core.steps import Step
 
 if TYPE_CHECKING:
     from nextset.engine.run import Run

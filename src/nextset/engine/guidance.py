@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nextset.core.errors import check_range
-from nextset.core.plan import Step
+from nextset.core.steps import Step
 
 Weights = Callable[[Step], tuple[float, ...]]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from nextset.caches.policies import make_policy
 from nextset.core.canvases import Drawn
 from nextset.core.events import Done, Event, Preview, StepDone
-from nextset.core.plan import Step
 from nextset.core.protocols import Dist, Job, NoiseSource, Policy
 from nextset.core.rows import expand, map_rows, rows_of
+from nextset.core.steps import Step
 from nextset.engine.context import Context
 from nextset.engine.controllers import Controller
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from nextset.core.canvases import Drawn
 from nextset.core.errors import check_range
-from nextset.core.plan import Step
 from nextset.core.protocols import Dist
+from nextset.core.steps import Step
 from nextset.engine.controllers import Controller
 from nextset.engine.run import Run
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nextset.core.canvases import Drawn
 from nextset.core.noise import categorical
-from nextset.core.plan import Step
 from nextset.core.protocols import Filter, NoiseSource
+from nextset.core.steps import Step
 
 
 class Categorical:

@@ -23,10 +23,11 @@ from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
 from nextset.core.masks import pyramid_mask
 from nextset.core.noise import Noise
-from nextset.core.plan import Plan, Step
+from nextset.core.plan import Plan
 from nextset.core.plans import scale_pyramid
 from nextset.core.protocols import Job
 from nextset.core.rows import Branch
+from nextset.core.steps import Step
 from nextset.core.update import Update
 from nextset.engine.filters import chain, smooth
 from nextset.engine.guidance import alone, ramp
