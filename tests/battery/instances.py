@@ -70,17 +70,42 @@ def var() -> Instance:
     )  # fmt: skip
 
 
-INSTANCES: dict[str, Callable[[], Instance]] = {"var": var}
+def var_raster() -> Instance:
+    """VAR's baseline: one map of 3x3 cells, token by token. Not "compile": a compiled body of one token compiles anew at
+    each position until steps of one shape share it, which the systems of single tokens bring."""
+    torch.manual_seed(0)
+    tokenizer = MultiScaleVQ(MultiScaleVQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
+        vocabulary=24, sides=(3,), phi_share=1,
+    ))  # fmt: skip
+    model = Var(
+        VarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(3,), raster=True),
+        randomise(tokenizer),
+    )
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        codes = [torch.randint(0, 24, (9,), generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"codes": torch.stack(codes), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+        frozenset({"generate", "memory", "guide", "pin", "reconstruct", "train", "save"}), batch,
+    )  # fmt: skip
+
+
+# by slug, or "slug:variant"
+INSTANCES: dict[str, Callable[[], Instance]] = {"var": var, "var:raster": var_raster}
 
 
 @cache
-def instance(slug: str) -> Instance:
-    """The instance of a slug; tests leave it as it was."""
-    return INSTANCES[slug]()
+def instance(name: str) -> Instance:
+    """The instance of a name; tests leave it as it was."""
+    return INSTANCES[name]()
 
 
 def having(*capabilities: str) -> Any:
     """Run a test for the instance of every available system that can do all of this."""
-    slugs = [r.slug for r in list_systems(state="available") if r.slug in INSTANCES]
-    chosen = [s for s in slugs if set(capabilities) <= instance(s).can]
+    available = {r.slug for r in list_systems(state="available")}
+    names = [name for name in INSTANCES if name.split(":")[0] in available]
+    chosen = [name for name in names if set(capabilities) <= instance(name).can]
     return pytest.mark.parametrize("it", [pytest.param(instance(s), id=s) for s in chosen])

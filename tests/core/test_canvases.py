@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextset.core.canvases import Drawn, ResidualPyramid
+from nextset.core.canvases import Drawn, Ids, ResidualPyramid
 from nextset.core.errors import NextsetError
-from nextset.core.plans import scale_pyramid
+from nextset.core.plans import raster, scale_pyramid
 
 SIDES = [(1, 1), (2, 3), (4, 6)]
 LENGTH = 1 + 6 + 24
@@ -171,3 +171,26 @@ def test_order_and_shape_are_checked():
         c.input(PLAN.steps[1])
     with pytest.raises(NextsetError, match=r"shape \(2, 3\), but the canvas has \(2, 31\)"):
         c.pin(torch.zeros(2, 3, dtype=torch.int64), torch.ones(3, dtype=torch.bool))
+
+
+# ---- ids in raster order
+
+
+def test_ids_are_what_the_slot_holds_and_conditions_hold_none() -> None:
+    plan = raster(2, 4)
+    canvas = Ids(1, 4, conditions=2)
+    canvas.pin(torch.tensor([[5, 6, 7, 8]]), torch.tensor([True, True, False, True]))
+    assert canvas.input(plan.steps[0]).tolist() == [[0, 0]]
+    assert canvas.input(plan.all()).tolist() == [[0, 0, 5, 6, 0]]
+    assert [canvas.pinned(s) for s in plan.steps] == [True, True, False, True]
+    canvas.write(plan.join([2, 3]), Drawn(torch.tensor([[1, 2]])))
+    assert canvas.codes().tolist() == [[5, 6, 1, 8]], "what is given stays"
+
+
+def test_ids_follow_a_selection() -> None:
+    canvas = Ids(2, 3)
+    canvas.pin(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.ones(3, dtype=torch.bool))
+    canvas.select(torch.tensor([1, 1, 0]))
+    assert canvas.codes().tolist() == [[4, 5, 6], [4, 5, 6], [1, 2, 3]]
+    with pytest.raises(NextsetError, match="encode at the size of the plan"):
+        canvas.pin(torch.zeros(3, 4, dtype=torch.int64), torch.ones(4, dtype=torch.bool))

@@ -12,7 +12,7 @@ from nextset.core.noise import Noise
 from nextset.core.plans import scale_pyramid
 from nextset.nn.autoencoder import AutoencoderConfig
 from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig, Phi, as_pairs
-from nextset.tokenizers.objective import ReconstructionConfig
+from nextset.tokenizers.objective import ObjectiveConfig
 
 SMALL = MultiScaleVQConfig(
     autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
@@ -20,7 +20,7 @@ SMALL = MultiScaleVQConfig(
 )  # fmt: skip
 
 
-def make(config: MultiScaleVQConfig = SMALL, objective: ReconstructionConfig | None = None) -> MultiScaleVQ:
+def make(config: MultiScaleVQConfig = SMALL, objective: ObjectiveConfig | None = None) -> MultiScaleVQ:
     torch.manual_seed(0)
     return MultiScaleVQ(config, objective).eval()
 
@@ -217,7 +217,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_codes_are_revived_only_when_it_is_time():
-    objective = ReconstructionConfig(revive_every=3, revive_until=4, revive_below=0.5)
+    objective = ObjectiveConfig(revive_every=3, revive_until=4, revive_below=0.5)
 
     def moved(step: int, train: bool = True) -> tuple[bool, float]:
         model = make(objective=objective).train(train)
@@ -230,7 +230,7 @@ def test_codes_are_revived_only_when_it_is_time():
 
 
 def test_revived_codes_are_vectors_that_were_just_seen():
-    objective = ReconstructionConfig(revive_every=1, revive_below=0.5)
+    objective = ObjectiveConfig(revive_every=1, revive_below=0.5)
     model = make(objective=objective).train()
     with torch.no_grad():
         f = model.features(batch()["images"])
@@ -246,5 +246,5 @@ def test_revived_codes_are_vectors_that_were_just_seen():
 
 def test_training_statistics_are_no_weights():
     model = make()
-    assert model.training_state == ("usage\\..*",) and "usage.hits" in model.state_dict()
+    assert model.training_state == ("usage\\..*", "objective\\..*") and "usage.hits" in model.state_dict()
     assert set(model.parameter_groups()) == {"main"}

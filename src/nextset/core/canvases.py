@@ -207,3 +207,53 @@ class ResidualPyramid:
     def select(self, rows: Tensor) -> None:
         """Entry i continues entry rows[i]."""
         self.ids, self.given, self.sums = self.ids[rows], self.given[rows], [s[rows] for s in self.sums]
+
+
+class Ids:
+    """Ids in raster order behind `conditions` slots, as `plans.raster` lays them out: slot T + k holds position k.
+
+    The input of a slot is the id that it holds, (N, n) int64; condition slots hold none, and get 0.
+    """
+
+    def __init__(self, entries: int, length: int, *, conditions: int = 1, device: torch.device | str = "cpu") -> None:
+        self.conditions = conditions
+        self.ids = torch.zeros(entries, length, dtype=torch.int64, device=device)
+        self.given = torch.zeros(entries, length, dtype=torch.bool, device=device)
+        self._all_given = [False] * length
+
+    def begin(self, noise: NoiseSource, images: Tensor) -> None:
+        """Nothing: the first input is the condition."""
+
+    def pin(self, values: Tensor, mask: Tensor) -> None:
+        """Give ids (N, L) where mask (N, L) or (L,) is True; they replace what is drawn there."""
+        if values.shape != self.ids.shape:
+            raise NextsetError(
+                f"pinned ids have shape {tuple(values.shape)}, but the canvas has {tuple(self.ids.shape)}; encode at the size of the plan"
+            )
+        mask = mask.to(self.given.device).expand_as(self.given)
+        self.ids = torch.where(mask, values.to(self.ids), self.ids)
+        self.given = self.given | mask
+        self._all_given = self.given.all(0).tolist()
+
+    def pinned(self, step: Step) -> bool:
+        return all(self._all_given[p] for p in step.draw.tolist())
+
+    def input(self, step: Step) -> Tensor:
+        held = (step.feed - self.conditions).to(self.ids.device)
+        return torch.where(held >= 0, self.ids[:, held.clamp_min(0)], 0)
+
+    def now(self, step: Step) -> tuple[Tensor, Tensor]:
+        return self.ids[:, step.draw], self.given[:, step.draw]
+
+    def write(self, step: Step, drawn: Drawn) -> None:
+        """Keep what was drawn, except where values were given."""
+        at = step.draw.to(self.ids.device)
+        self.ids = self.ids.index_copy(1, at, torch.where(self.given[:, at], self.ids[:, at], drawn.value))
+
+    def codes(self) -> Tensor:
+        """ids (N, L); those not yet drawn are 0 (or given)."""
+        return self.ids
+
+    def select(self, rows: Tensor) -> None:
+        """Entry i continues entry rows[i]."""
+        self.ids, self.given = self.ids[rows], self.given[rows]

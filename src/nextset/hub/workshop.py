@@ -24,7 +24,7 @@ from nextset.data.images import grid, save_png
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
 from nextset.nn.autoencoder import channels_last
-from nextset.tokenizers.objective import ReconstructionConfig
+from nextset.tokenizers.objective import ObjectiveConfig
 from nextset.training.batches import Batches
 from nextset.training.recipes import Recipe
 from nextset.training.trainer import Result, Trainer
@@ -64,7 +64,7 @@ def _grid_writer(path: Path, images: Tensor) -> None:
 def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
     data = _dataset(recipe, console)
     model_config = dict(recipe.model)
-    objective = ReconstructionConfig.from_dict(model_config.pop("objective", {}))
+    objective = ObjectiveConfig.from_dict(model_config.pop("objective", {}))
     kind = model_config.pop("type", "multiscale_vq")
     if kind not in pretrained.TOKENIZERS:
         raise NextsetError(f"model.type is {kind!r}, but must be one of {', '.join(pretrained.TOKENIZERS)}")

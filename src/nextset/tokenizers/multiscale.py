@@ -25,7 +25,7 @@ from nextset.core.noise import Noise
 from nextset.core.spec import ImageSpec
 from nextset.core.update import Update
 from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
-from nextset.tokenizers.objective import ReconstructionConfig, reconstruction_loss
+from nextset.tokenizers.objective import Objective, ObjectiveConfig
 from nextset.tokenizers.quantisers import Codebook, Distance, Usage, revive
 
 Side = int | tuple[int, int]
@@ -148,12 +148,11 @@ class MultiScaleVQ(nn.Module):
     """The whole tokenizer. `sides` may differ per call where a model draws its own plan."""
 
     config_type = MultiScaleVQConfig
-    training_state = ("usage\\..*",)  # statistics of a training run, not published
+    training_state = ("usage\\..*", "objective\\..*")  # statistics and critic of a training run, not published
 
-    def __init__(self, config: MultiScaleVQConfig, objective: ReconstructionConfig | None = None) -> None:
+    def __init__(self, config: MultiScaleVQConfig, objective: ObjectiveConfig | None = None) -> None:
         super().__init__()
         self.config = config
-        self.objective = objective or ReconstructionConfig()
         latent, kernel = config.autoencoder.latent, config.bottleneck_kernel
         self.encoder = Encoder(config.autoencoder)
         self.quant_conv = nn.Conv2d(latent, latent, kernel, padding=kernel // 2)
@@ -161,6 +160,7 @@ class MultiScaleVQ(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent, latent, kernel, padding=kernel // 2)
         self.decoder = Decoder(config.autoencoder)
         self.usage = Usage(len(config.sides), config.vocabulary)
+        self.objective = Objective(objective or ObjectiveConfig())
 
     # ---- what it is
 
@@ -228,19 +228,21 @@ class MultiScaleVQ(nn.Module):
     # ---- training
 
     def parameter_groups(self) -> dict[str, nn.Module]:
-        return {"main": self}
+        own = nn.ModuleList([self.encoder, self.quant_conv, self.quantiser, self.post_quant_conv, self.decoder])
+        return {"main": own, **self.objective.parameter_groups()}
 
     def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
-        """One Update: reconstruction + VQ. batch: {"images": (B, 3, H, W)}.
+        """Reconstruction + VQ, then the critic where the objective has one. batch: {"images": (B, 3, H, W)}.
 
         vq = mean over scales of beta |sg(f_hat_k) - f|^2 + |f_hat_k - sg(f)|^2 (sheet `var`, VQ training loss); codes
         that are hardly used are replaced by vectors just seen every `revive_every` steps, from the first step on.
         """
         images = batch["images"]
+        goal = self.objective.config
         f = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
             f = f.float()
-            if self.training and step % self.objective.revive_every == 0 and step <= self.objective.revive_until:
+            if self.training and step % goal.revive_every == 0 and step <= goal.revive_until:
                 revived = self._revive(f, step, noise)
             else:
                 revived = torch.zeros((), device=f.device)
@@ -253,12 +255,12 @@ class MultiScaleVQ(nn.Module):
             vq = vq / len(self.sides)
             straight = f + (seen - f).detach()
         output = self.decode_features(straight).float()
-        loss, parts = reconstruction_loss(output, images, self.objective)
         used, perplexity = self.usage.used(), self.usage.perplexity()
-        parts |= {"vq": vq.detach(), "revived": revived.float()}
+        parts = {"vq": vq.detach(), "revived": revived.float()}
         parts |= {f"used_{k}": used[k] for k in range(len(self.sides))}
         parts |= {f"perplexity_{k}": perplexity[k] for k in range(len(self.sides))}
-        yield Update("tokenizer", loss + self.objective.vq * vq, parts)
+        last = self.decoder.conv_out.weight
+        yield from self.objective.updates(output, images, step, last=last, quantiser=goal.vq * vq, parts=parts)
 
     @torch.no_grad()
     def _revive(self, f: Tensor, step: int, noise: Noise) -> Tensor:
@@ -272,4 +274,4 @@ class MultiScaleVQ(nn.Module):
             torch.tensor([h * w for h, w in self.sides]) * f.shape[0]
         )
         order = torch.argsort(u.log() * counts, descending=True).to(f.device)
-        return revive(self.quantiser.codebook, self.usage, samples, self.objective.revive_below, order)
+        return revive(self.quantiser.codebook, self.usage, samples, self.objective.config.revive_below, order)

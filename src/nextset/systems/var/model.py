@@ -11,29 +11,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextset.core.canvases import Canvas, ResidualPyramid
+from nextset.core.canvases import Canvas
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
-from nextset.core.masks import pyramid_mask
 from nextset.core.noise import Noise
 from nextset.core.plan import Plan
-from nextset.core.plans import scale_pyramid
 from nextset.core.protocols import Job
 from nextset.core.rows import Branch
 from nextset.core.steps import Step
 from nextset.core.update import Update
 from nextset.engine.filters import chain, smooth
-from nextset.engine.guidance import alone, ramp
+from nextset.engine.guidance import alone
 from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
 from nextset.nn.transformer import AdaptiveBlock, Modulation, modulated_norm
+from nextset.systems.var.orders import Raster, Scales
 from nextset.systems.var.progressive import newest_weight, progressive_stage
 from nextset.tokenizers.multiscale import MultiScaleVQ
 
@@ -44,7 +42,9 @@ class VarConfig(Config):
 
     classes: without the extra row for "no class". channels: of the codes. sides: of the scales, coarse to fine.
     shared_adaln: one projection of the condition for all blocks. l2_norm: cosine attention (all released models).
-    corruption: see `corrupted` (0 = off, as in the paper). label_drop: probability of training without the class. label_smoothing, progressive: of the loss (see `updates`).
+    raster: predict the tokens of a single map one after another, as the baseline of the paper does.
+    corruption: see `corrupted` (0 = off, as in the paper). label_drop: probability of training without the class.
+    label_smoothing, progressive: of the loss (see `updates`).
     """
 
     classes: int = 1000
@@ -57,6 +57,7 @@ class VarConfig(Config):
     mlp_ratio: float = 4.0
     shared_adaln: bool = False
     l2_norm: bool = True
+    raster: bool = False
     drop_path: float | None = None
     label_drop: float = 0.1
     label_smoothing: float = 0.0
@@ -80,6 +81,10 @@ class VarConfig(Config):
             and list(self.sides) == sorted(self.sides)
         )
         self.require("sides", ok, "1 to 64 growing sides between 1 and 512")
+        alone = len(self.sides) == 1 and not self.corruption and not self.progressive
+        self.require(
+            "raster", alone or not self.raster, "false, or used with one side and without corruption and progressive"
+        )
         for name in ("label_drop", "label_smoothing", "corruption", "progressive"):
             self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
 
@@ -109,12 +114,13 @@ class Var(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.first = c.sides[0] ** 2
+        self.order = (Raster if c.raster else Scales)(c.sides)
+        self.first = self.order.first
         length = sum(s * s for s in c.sides)
         self.class_embedding = nn.Embedding(c.classes + 1, c.width)
         self.start = nn.Parameter(torch.empty(1, self.first, c.width))
         self.position = nn.Parameter(torch.empty(1, length, c.width))
-        self.level = nn.Embedding(len(c.sides), c.width)
+        self.level = nn.Embedding(self.order.levels, c.width)
         self.word = nn.Linear(c.channels, c.width)
         self.shared_modulation = nn.Linear(c.width, 6 * c.width) if c.shared_adaln else None
         rates = [c.drop_path_rate * i / max(c.depth - 1, 1) for i in range(c.depth)]
@@ -156,10 +162,10 @@ class Var(nn.Module):
         """The blocks, with their type."""
         return list(self.blocks)  # type: ignore[arg-type]
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
         """The plan of the configured sides."""
-        return scale_pyramid(self.config.sides)
+        return self.order.plan
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -243,28 +249,23 @@ class Var(nn.Module):
             plan=self.plan,
             canvas=self.canvas(classes.shape[0]),
             branches=tuple(branches),
-            weights=ramp(guidance_scale, steps) if guidance_scale != 0 else alone,
+            weights=self.order.weights(guidance_scale) if guidance_scale != 0 else alone,
             filters=(lambda step: [*filters, soft[step.index]]) if soft else (lambda step: filters),
             finish=self.finish,
             entries=classes.shape[0],
         )
 
-    def canvas(self, entries: int) -> ResidualPyramid:
+    def canvas(self, entries: int) -> Canvas:
         """An empty canvas for that many images."""
-        quantiser = self.tokenizer.quantiser
-        weight = quantiser.codebook.weight
-        return ResidualPyramid(
-            quantiser, [(s, s) for s in self.config.sides], entries, device=weight.device, dtype=torch.float32
-        )
+        return self.order.canvas(self.tokenizer, entries)
 
     def finish(self, canvas: Any) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] of what the canvas holds so far."""
-        return self.tokenizer.decode_features(canvas.total()).float().clamp(-1, 1)
+        return self.tokenizer.decode_features(self.order.features(self.tokenizer, canvas)).float().clamp(-1, 1)
 
     def keep_mask(self, mask: Tensor) -> Tensor:
-        """Which ids of an image stay: mask (p, p) of the last scale, 1 = keep -> (L,) bool. Scales of up to 3 cells stay
-        whole (sheet, Sampling, zero-shot editing)."""
-        return pyramid_mask(mask, [(s, s) for s in self.config.sides], always=3)
+        """Which ids of an image stay: mask (p, p) of the last scale, 1 = keep -> (L,) bool."""
+        return self.order.keep_mask(mask)
 
     # ---- training
 
