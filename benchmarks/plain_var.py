@@ -33,7 +33,9 @@ class PlainVar:
     def linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self.var[f"{name}.weight"], self.var.get(f"{name}.bias"))
 
-    def block(self, x: Tensor, c: Tensor, i: int, cache: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+    def block(
+        self, x: Tensor, c: Tensor, i: int, cache: dict[int, tuple[Tensor, Tensor]], bias: Tensor | None = None
+    ) -> Tensor:
         p, width = f"blocks.{i}", self.width
         if f"{p}.ada_gss" in self.var:
             six = self.linear(F.silu(c), "shared_ada_lin.1").view(-1, 1, 6, width) + self.var[f"{p}.ada_gss"]
@@ -41,15 +43,15 @@ class PlainVar:
             six = self.linear(F.silu(c), f"{p}.ada_lin.1").view(-1, 1, 6, width)
         g1, g2, s1, s2, b1, b2 = six.unbind(2)
         h = F.layer_norm(x, (width,), eps=1e-6).mul(s1 + 1).add(b1)
-        bias = torch.cat([self.var[f"{p}.attn.q_bias"], torch.zeros(width), self.var[f"{p}.attn.v_bias"]])
-        qkv = F.linear(h, self.var[f"{p}.attn.mat_qkv.weight"], bias)
+        biases = torch.cat([self.var[f"{p}.attn.q_bias"], torch.zeros(width), self.var[f"{p}.attn.v_bias"]])
+        qkv = F.linear(h, self.var[f"{p}.attn.mat_qkv.weight"], biases)
         q, k, v = qkv.view(x.shape[0], x.shape[1], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q = F.normalize(q, dim=-1) * self.var[f"{p}.attn.scale_mul_1H11"].clamp_max(math.log(100)).exp()
         q, k = q.to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
         if i in cache:
             k, v = torch.cat([cache[i][0], k], 2), torch.cat([cache[i][1], v], 2)
         cache[i] = (k, v)
-        h = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).reshape(x.shape)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0).transpose(1, 2).reshape(x.shape)
         x = x + self.linear(h, f"{p}.attn.proj") * g1
         h = F.layer_norm(x, (width,), eps=1e-6).mul(s2 + 1).add(b2)
         h = self.linear(F.gelu(self.linear(h, f"{p}.ffn.fc1"), approximate="tanh"), f"{p}.ffn.fc2")
@@ -145,6 +147,35 @@ class PlainVar:
                 x = x.repeat(2, 1, 1)
         return torch.cat(ids, 1), (self.decode(f_hat).float() + 1) / 2, kept
 
+    # ---- training
+
+    def inputs(self, codes: Tensor) -> Tensor:
+        """Codes (B, L) -> what the scales after the first are made of, (B, L - first, D)."""
+        full = self.sides[-1]
+        f_hat = torch.zeros(codes.shape[0], self.vae["quantize.embedding.weight"].shape[1], full, full)
+        parts = []
+        for k, side in enumerate(self.sides[:-1]):
+            h = self.vae["quantize.embedding.weight"][codes[:, self.starts[k] : self.starts[k + 1]]]
+            h = F.interpolate(h.transpose(1, 2).reshape(codes.shape[0], -1, side, side), (full, full), mode="bicubic")
+            f_hat = f_hat + self.phi(h, k)
+            n = self.sides[k + 1]
+            parts.append(F.interpolate(f_hat, size=(n, n), mode="area").flatten(2).transpose(1, 2))
+        return torch.cat(parts, 1)
+
+    def loss(self, labels: Tensor, codes: Tensor) -> Tensor:
+        """Mean cross-entropy of all positions by teacher forcing, with a dense bias that hides later scales."""
+        scale = torch.repeat_interleave(torch.arange(len(self.sides)), torch.tensor([s * s for s in self.sides]))
+        bias = torch.zeros(len(scale), len(scale)).masked_fill_(scale[:, None] < scale[None], -torch.inf)[None, None]
+        with torch.no_grad():
+            inputs = self.inputs(codes)
+        c = self.var["class_emb.weight"][labels]
+        first = c[:, None] + self.var["pos_start"]
+        x = torch.cat([first, self.linear(inputs, "word_embed")], 1)
+        x = x + self.var["pos_1LC"] + self.var["lvl_embed.weight"][scale]
+        for i in range(self.depth):
+            x = self.block(x, c, i, {}, bias)
+        return F.cross_entropy(self.logits(x, c).flatten(0, 1), codes.flatten())
+
 
 def random_state(
     depth: int = 16,
@@ -158,6 +189,7 @@ def random_state(
     channels: int = 160,
     multipliers: Sequence[int] = (1, 1, 2, 2, 4),
     blocks: int = 2,
+    shared: bool = False,
     seed: int = 0,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Random weights of a transformer and of a tokenizer's decoding half, under the authors' names."""
@@ -179,9 +211,14 @@ def random_state(
         "lvl_embed.weight": draw(len(sides), width),
     }
     linear(var, "word_embed", latent, width)
+    if shared:
+        linear(var, "shared_ada_lin.1", width, 6 * width)
     for i in range(depth):
         p = f"blocks.{i}"
-        linear(var, f"{p}.ada_lin.1", width, 6 * width)
+        if shared:
+            var[f"{p}.ada_gss"] = draw(1, 1, 6, width)
+        else:
+            linear(var, f"{p}.ada_lin.1", width, 6 * width)
         var[f"{p}.attn.mat_qkv.weight"] = draw(3 * width, width, std=width**-0.5)
         var[f"{p}.attn.q_bias"], var[f"{p}.attn.v_bias"] = draw(width), draw(width)
         var[f"{p}.attn.scale_mul_1H11"] = torch.full((1, heads, 1, 1), math.log(4))

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from nextset.core.errors import NextsetError
+from nextset.core.events import StepDone
 from nextset.core.noise import Noise
+from nextset.engine.run import Run, proceed
 from nextset.systems.var import Var, VarConfig
+from tests.battery.instances import instance
 from tests.tiny import tiny_model
 
 
@@ -59,3 +62,34 @@ def test_sizes_that_do_not_fit_are_refused(values: dict) -> None:
 def test_class_ids_out_of_range_are_refused() -> None:
     with pytest.raises(NextsetError, match="between 0 and 9"):
         tiny_model().job(torch.tensor([11]))
+
+
+def test_the_raster_baseline_asks_for_a_forward_a_token_and_scales_for_one_a_scale() -> None:
+    for name, forwards in (("var", 3), ("var:raster", 9)):
+        it = instance(name)
+        run = Run.of(it.job(torch.arange(2)), Noise(0), torch.arange(2))
+        calls = 0
+        for event in proceed(run):
+            calls += isinstance(event, StepDone)
+        assert calls == forwards
+
+
+def test_the_raster_baseline_is_one_map_without_the_options_of_scales() -> None:
+    for wrong in ({"sides": (1, 2)}, {"sides": (4,), "corruption": 0.5}, {"sides": (4,), "progressive": 0.5}):
+        with pytest.raises(NextsetError, match="raster is True, but must be"):
+            VarConfig(raster=True, **wrong)
+
+
+def test_the_raster_baseline_never_sees_a_later_token() -> None:
+    model = instance("var:raster").model
+    codes = torch.randint(0, 24, (2, 9), generator=torch.Generator().manual_seed(1))
+    other = codes.clone()
+    other[:, 5] = (other[:, 5] + 1) % 24
+    logits = []
+    with torch.no_grad():
+        for ids in (codes, other):
+            canvas = model.canvas(2)
+            canvas.pin(ids, torch.ones(9, dtype=torch.bool))
+            logits.append(model.teacher_forced(canvas, torch.tensor([0, 1])))
+    changed = (logits[0] != logits[1]).any(-1).any(0)
+    assert changed.tolist() == [False] * 6 + [True] * 3
