@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
 from nextset import __version__
-from nextset.core.errors import NextsetError
+from nextset.core.errors import NextsetError, NextsetWarning
 
 app = typer.Typer(
     name="nextset",
@@ -48,6 +49,7 @@ _register()
 
 def main() -> None:
     """Run the command line. Exit code 2: bad input; 130: stopped by Ctrl-C."""
+    warnings.showwarning = _show
     try:
         app()
     except NextsetError as error:
@@ -56,6 +58,19 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         sys.exit(130)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; those of libraries are for developers."""
+    if issubclass(category, NextsetWarning):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {_escape(str(message))}")
 
 
 def _escape(text: str) -> str:

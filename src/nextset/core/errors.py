@@ -15,6 +15,10 @@ class NextsetError(ValueError):
     """An input that cannot be used. The message names value, limit and remedy in one line."""
 
 
+class NextsetWarning(UserWarning):
+    """Something that works but that a person may not expect, said in one line."""
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """A readable suggestion: `did you mean 'red'?`, or the first known names when nothing is close."""
     known = [str(k) for k in known]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from nextset.core.errors import NextsetError
+from nextset.core.errors import NextsetError, NextsetWarning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +35,10 @@ class KeyTable:
         return out
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What a load left over: names of the file that the module lacks, and of the module that the file lacks."""
-
-    unused: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-def load_into(module: nn.Module, state: Mapping[str, Tensor], *, what: str, optional: Sequence[str] = ()) -> LoadReport:
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, what: str, optional: Sequence[str] = ()) -> None:
     """Give a module, which may lie on the meta device, the weights of a renamed state. Nothing is copied that already
-    has the module's dtype; shapes must agree up to axes of length 1.
+    has the module's dtype; shapes must agree up to axes of length 1. Weights that the module lacks are left out with a
+    `NextsetWarning`.
 
     optional: patterns of names that may be missing (training statistics, a part that was left out on purpose).
     """
@@ -67,7 +61,12 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, what: str, opti
         fitted[name] = tensor.reshape(shape).to(expected[name].dtype)
     module.load_state_dict(fitted, strict=False, assign=True)
     _materialise(module)
-    return LoadReport(unused, missing)
+    if unused:
+        warnings.warn(
+            f"{what} has {len(unused)} weights that the model lacks, first {unused[0]!r}; they were left out",
+            NextsetWarning,
+            stacklevel=2,
+        )
 
 
 def _materialise(module: nn.Module) -> None:
