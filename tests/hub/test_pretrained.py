@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nextset.core.errors import NextsetError
+from nextset.core.errors import NextsetError, NextsetWarning
 from nextset.core.files import read_safetensors, write_safetensors
 from nextset.hub import pretrained
 from nextset.pipelines import Pipeline
@@ -136,3 +136,9 @@ def test_push_to_hub_and_back(folder: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(hub.root / name.replace("/", "--")))
     monkeypatch.chdir(tmp_path)
     assert torch.equal(Pipeline.from_pretrained("me/tiny")([1]).tokens, Pipeline.from_pretrained(folder)([1]).tokens)
+
+
+def test_a_licence_that_needs_a_word_is_said_on_load(tmp_path: Path) -> None:
+    folder = pretrained.save(tmp_path / "model", tiny_model(), licence_notice="weights for research only")
+    with pytest.warns(NextsetWarning, match="for research only"):
+        pretrained.load(folder)

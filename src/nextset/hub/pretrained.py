@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import tomllib
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextset.core.errors import NextsetError, nearest
+from nextset.core.errors import NextsetError, NextsetWarning, nearest
 from nextset.core.files import atomic_write, read_json, read_safetensors, write_json, write_safetensors
 from nextset.core.keys import load_into
 from nextset.hub.catalogue import get_record
@@ -123,9 +124,7 @@ def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pr
         model.attach(tokenizer.model)
         cast(tokenizer.model, resolve_dtype(dtype)).to(device)
     if info.get("licence_notice"):
-        import warnings
-
-        warnings.warn(str(info["licence_notice"]), stacklevel=2)
+        warnings.warn(str(info["licence_notice"]), NextsetWarning, stacklevel=2)
     cast(model, resolve_dtype(dtype)).to(device)
     return Pretrained(str(name), model.eval(), info)
 
