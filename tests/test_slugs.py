@@ -1,4 +1,4 @@
-"""Nothing in `src/` outside a system's own folder and its catalogue record knows the system.
+"""Nothing in `src/` outside a system's own folder and its catalogue record knows the system, but systems that change it.
 
 Slugs are looked for as whole words, as written, in code, strings and comments. Data may name systems: other records of
 the catalogue (their bases) and `assets/defaults.toml` (the default checkpoint). A source may be cited as "sheet `slug`",
@@ -8,6 +8,7 @@ because a formula needs one.
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,19 @@ def named(slug: str, text: str) -> list[str]:
     ]
 
 
+def built_on(slug: str) -> set[str]:
+    """The systems that change this one, or one of those: their folders import from its folder."""
+    records = (ROOT / "assets" / "catalogue").glob("*.toml")
+    bases = {path.stem: set(tomllib.loads(path.read_text(encoding="utf-8"))["base"]) for path in records}
+    found: set[str] = set()
+    while new := {s for s, base in bases.items() if base & {slug, *found}} - found:
+        found |= new
+    return found
+
+
 def sources(slug: str) -> list[Path]:
     """Every text file of the package but those where the slug is at home, and data about systems."""
-    homes = [ROOT / "systems" / slug, ROOT / "assets", ROOT / "recipes"]
+    homes = [*(ROOT / "systems" / s for s in (slug, *built_on(slug))), ROOT / "assets", ROOT / "recipes"]
     files = [path for path in ROOT.rglob("*") if path.suffix in TEXT and path.is_file()]
     return sorted(path for path in files if not any(home in path.parents for home in homes))
 

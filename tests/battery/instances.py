@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from nextset.core.protocols import Job
 from nextset.hub.catalogue import list_systems
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.nfig import Nfig, NfigConfig
 from nextset.systems.var import Var, VarConfig
+from nextset.tokenizers.frequency import FrequencyVQ, FrequencyVQConfig
 from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig
 
 
@@ -93,8 +95,24 @@ def var_raster() -> Instance:
     )  # fmt: skip
 
 
+def nfig() -> Instance:
+    """As VAR's, on frequency bands."""
+    torch.manual_seed(0)
+    tokenizer = FrequencyVQ(FrequencyVQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
+        vocabulary=24, sides=(1, 2, 3), phi_share=2,
+    ))  # fmt: skip
+    model = Nfig(
+        NfigConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3)),
+        randomise(tokenizer),  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(
+        var(), model=randomise(model), job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20)
+    )
+
+
 # by slug, or "slug:variant"
-INSTANCES: dict[str, Callable[[], Instance]] = {"var": var, "var:raster": var_raster}
+INSTANCES: dict[str, Callable[[], Instance]] = {"nfig": nfig, "var": var, "var:raster": var_raster}
 
 
 @cache

@@ -33,9 +33,11 @@ def convert(paths: Sequence[str | Path], *, system: str | None = None, **options
     system: slug, when the files alone do not decide. options: what no tensor tells (see the system's `read`).
     """
     states = [(Path(p), read_state(p)) for p in paths]
-    records = [r for r in list_systems(state="available") if system in (None, r.slug)]
+    readers = [r for r in list_systems(state="available") if "convert" in r.capabilities]
+    records = [r for r in readers if system in (None, r.slug)]
     if not records:
-        raise NextsetError(f"system is {system!r}, which is not available; see `nextset systems --state available`")
+        known = ", ".join(r.slug for r in readers)
+        raise NextsetError(f"system is {system!r}, but files are read of {known}; see `nextset systems`")
     for record in records:
         assert record.entry is not None
         module = importlib.import_module(record.entry.partition(":")[0] + ".convert")

@@ -32,7 +32,10 @@ from nextset.nn.autoencoder import channels_last
 from nextset.nn.precision import cast, resolve_dtype
 
 FORMAT = 1
-TOKENIZERS = {"multiscale_vq": "nextset.tokenizers.multiscale:MultiScaleVQ"}
+TOKENIZERS = {
+    "frequency_vq": "nextset.tokenizers.frequency:FrequencyVQ",
+    "multiscale_vq": "nextset.tokenizers.multiscale:MultiScaleVQ",
+}
 LIMIT_PARAMETERS = 20_000_000_000
 
 

@@ -124,10 +124,13 @@ class ResidualQuantiser(nn.Module):
         """A feature map (B, C, h, w) at the size of a scale, by area averages; windows overlap where sides do not divide."""
         return f if f.shape[-2:] == side else F.interpolate(f, size=side, mode="area")
 
-    def scales(self, f: Tensor, sides: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def scales(
+        self, f: Tensor, sides: Sequence[tuple[int, int]], targets: Sequence[Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Explain f scale by scale: yields (ids (B, n_k), vectors that were looked up (B, n_k, C), f_hat so far).
 
-        Gradients flow into the codes and phi, never into f.
+        targets: what f_hat should be after each scale, (B, C, h, w) each; f for all of them by default. Gradients flow
+        into the codes and phi, never into f.
         """
         if tuple(f.shape[-2:]) != tuple(sides[-1]):
             raise NextsetError(
@@ -136,8 +139,8 @@ class ResidualQuantiser(nn.Module):
         f = f.detach()
         rest, f_hat = f, torch.zeros_like(f)
         for k, side in enumerate(sides):
-            z = rest if k == len(sides) - 1 else self.shrink(rest, side)
-            z = z.flatten(2).transpose(1, 2)
+            wanted = rest if targets is None else rest + (targets[k].detach() - f)
+            z = self.shrink(wanted, side).flatten(2).transpose(1, 2)
             ids = self.codebook.nearest(z)
             added = self.contribution(self.embed(ids), k, sides)
             f_hat, rest = f_hat + added, rest - added.detach()
@@ -194,11 +197,16 @@ class MultiScaleVQ(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.quant_conv(self.encoder(images))
 
+    def targets(self, f: Tensor, sides: Sequence[tuple[int, int]]) -> Sequence[Tensor] | None:
+        """What the sum of scales should be after each scale; None: the whole feature map, always."""
+        return None
+
     @torch.no_grad()
     def encode(self, images: Tensor, sides: Sequence[Side] | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> ids (B, L)."""
         pairs = as_pairs(sides) if sides is not None else self.sides
-        return torch.cat([ids for ids, _, _ in self.quantiser.scales(self.features(images).float(), pairs)], dim=1)
+        f = self.features(images).float()
+        return torch.cat([ids for ids, _, _ in self.quantiser.scales(f, pairs, self.targets(f, pairs))], dim=1)
 
     def f_hat(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
         """ids (B, L) -> the sum of the scales before `upto` (None = all), (B, C, h, w)."""
@@ -234,7 +242,7 @@ class MultiScaleVQ(nn.Module):
     def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
         """Reconstruction + VQ, then the critic where the objective has one. batch: {"images": (B, 3, H, W)}.
 
-        vq = mean over scales of beta |sg(f_hat_k) - f|^2 + |f_hat_k - sg(f)|^2 (sheet `var`, VQ training loss); codes
+        vq = mean over scales of beta |sg(f_hat_k) - t_k|^2 + |f_hat_k - sg(t_k)|^2 with targets t_k, by default f; codes
         that are hardly used are replaced by vectors just seen every `revive_every` steps, from the first step on.
         """
         images = batch["images"]
@@ -246,13 +254,7 @@ class MultiScaleVQ(nn.Module):
                 revived = self._revive(f, step, noise)
             else:
                 revived = torch.zeros((), device=f.device)
-            vq = f.new_zeros(())
-            seen = f.new_zeros(())
-            for k, (ids, _, f_hat) in enumerate(self.quantiser.scales(f, self.sides)):
-                vq = vq + self.config.beta * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, f.detach())
-                self.usage.record(k, ids)
-                seen = f_hat
-            vq = vq / len(self.sides)
+            seen, vq = self.explain(f)
             straight = f + (seen - f).detach()
         output = self.decode_features(straight).float()
         used, perplexity = self.usage.used(), self.usage.perplexity()
@@ -262,10 +264,25 @@ class MultiScaleVQ(nn.Module):
         last = self.decoder.conv_out.weight
         yield from self.objective.updates(output, images, step, last=last, quantiser=goal.vq * vq, parts=parts)
 
+    def explain(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        """(f_hat of all scales, the quantiser's loss) of a feature map; hits are recorded."""
+        targets = self.targets(f, self.sides)
+        loss, f_hat = f.new_zeros(()), f
+        for k, (ids, _, f_hat) in enumerate(self.quantiser.scales(f, self.sides, targets)):
+            target = f if targets is None else targets[k]
+            loss = loss + self.config.beta * F.mse_loss(target, f_hat.detach()) + F.mse_loss(f_hat, target.detach())
+            self.usage.record(k, ids)
+        return f_hat, loss / len(self.sides)
+
     @torch.no_grad()
     def _revive(self, f: Tensor, step: int, noise: Noise) -> Tensor:
         """Replace dead codes by what the scales of this batch would have looked up."""
-        samples = torch.cat([z.reshape(-1, z.shape[-1]) for _, z, _ in self.quantiser.scales(f, self.sides)])
+        samples = torch.cat(
+            [
+                z.reshape(-1, z.shape[-1])
+                for _, z, _ in self.quantiser.scales(f, self.sides, self.targets(f, self.sides))
+            ]
+        )
         # Every scale offers equally many vectors (weights 1 / count, drawn without replacement by Efraimidis and
         # Spirakis' keys), or the finest would make the whole codebook.
         index = torch.arange(samples.shape[0])
