@@ -153,7 +153,7 @@ class Pipeline:
         batch: int = 64,
         previews: bool = False,
         on_event: Callable[[int, Event], None] | None = None,
-        cache: str = "full",
+        cache: str | None = None,
         candidates: int | None = None,
         decide_at: int | None = None,
         **settings: Any,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nextset.core.protocols import Job
 from nextset.hub.catalogue import list_systems
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.nfig import Nfig, NfigConfig
 from nextset.systems.var import Var, VarConfig
 from nextset.tokenizers.frequency import FrequencyVQ, FrequencyVQConfig
@@ -111,8 +112,31 @@ def nfig() -> Instance:
     )
 
 
+def mvar() -> Instance:
+    """As VAR's, with a window of 3x3 on a last map of 5x5 cells."""
+    torch.manual_seed(0)
+    tokenizer = MultiScaleVQ(MultiScaleVQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),
+        vocabulary=24, sides=(1, 2, 5), phi_share=2,
+    ))  # fmt: skip
+    model = MVar(
+        MVarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 5), kernel_size=3,
+                   refine_step=2, train_ratio=1),
+        randomise(tokenizer),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        codes = [torch.randint(0, 24, (30,), generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"codes": torch.stack(codes), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+        frozenset({"generate", "guide", "pin", "reconstruct", "train", "save", "compile"}), batch,
+    )  # fmt: skip
+
+
 # by slug, or "slug:variant"
-INSTANCES: dict[str, Callable[[], Instance]] = {"nfig": nfig, "var": var, "var:raster": var_raster}
+INSTANCES: dict[str, Callable[[], Instance]] = {"mvar": mvar, "nfig": nfig, "var": var, "var:raster": var_raster}
 
 
 @cache

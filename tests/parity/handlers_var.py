@@ -30,7 +30,7 @@ class GivenInput:
         pass
 
     def input(self, step: Step) -> Tensor:
-        return self.x
+        return self.x[:, step.feed]
 
     def now(self, step: Step) -> None:
         return None
@@ -141,8 +141,8 @@ def loss(case: Case) -> dict[str, Tensor]:
     model = generator(case.args["var"], case.weights)
     model.config = model.config.replace(label_smoothing=case.call.get("label_smooth", 0.0))
     stage = case.call.get("prog_si", -1)
-    logits = model.teacher_forced(GivenInput(case.inputs["x"], model.first), case.inputs["label"], stage)
-    value, _ = model.loss(logits, case.inputs["target"], stage, case.call.get("prog_wp", 1.0))
+    logits = model.teacher_forced(GivenInput(case.inputs["x"], model.first), case.inputs["label"], 0, stage)
+    value, _ = model.loss(logits, case.inputs["target"], 0, stage, case.call.get("prog_wp", 1.0))
     return {"logits": logits, "loss": value}
 
 

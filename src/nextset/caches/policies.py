@@ -17,7 +17,7 @@ from nextset.core.errors import NextsetError
 from nextset.core.protocols import Extra
 from nextset.core.steps import Step
 from nextset.core.views import View
-from nextset.nn.attention import attention
+from nextset.nn.attention import attention, neighbourhood_attention
 
 
 class Nothing:
@@ -37,6 +37,9 @@ class Nothing:
         raw: tuple[Tensor, Tensor] | None = None,
         extra: Extra | None = None,
     ) -> Tensor:
+        local = ctx.window() if extra is None else None
+        if local is not None:
+            return neighbourhood_attention(q, k, v, local[0], local[1], scale)
         mask = ctx.mask(stored=False)
         k, v, mask = with_extra(k, v, mask, extra, ctx, torch.arange(0), q.shape[-2])
         return attention(q, k, v, mask, scale)

@@ -12,11 +12,12 @@ from nextset.core.steps import Step
 from nextset.core.views import Sees
 
 
-def scale_pyramid(sides: Sequence[int | tuple[int, int]], *, sees: Sees | None = None) -> Plan:
+def scale_pyramid(sides: Sequence[int | tuple[int, int]], *, keep: bool = True, sees: Sees | None = None) -> Plan:
     """One step a scale: step k feeds the slots of scale k and draws all its positions in parallel.
 
     Slots lie scale after scale, raster order inside; attributes `scale`, `y`, `x` (cells of the own scale) and `h`, `w`
-    (its sides). A position is read from its own slot. With no `sees`, history is the mask: own scale and all before it.
+    (its sides). A position is read from its own slot. With no `sees`, history is the mask: own scale and all before it;
+    keep=False leaves no history, and a scale sees itself alone.
     """
     pairs = [(s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in sides]
     if not pairs or min(min(p) for p in pairs) < 1:
@@ -35,7 +36,7 @@ def scale_pyramid(sides: Sequence[int | tuple[int, int]], *, sees: Sees | None =
             ("w", torch.full((n,), w)),
         ):
             names[name].append(value)
-        steps.append(Step.make(k, slots, slots, shape=(1, h, w)))
+        steps.append(Step.make(k, slots, slots, keep=keep, shape=(1, h, w)))
         start += n
     return Plan({name: torch.cat(v) for name, v in names.items()}, tuple(steps), start, sees, name="scale_pyramid")
 

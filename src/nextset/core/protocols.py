@@ -137,6 +137,7 @@ class Job:
     weights(step) -> one weight per branch (a number, or (m,)); 0 = not needed for this step's draw.
     filters(step) -> the chain that the law goes through before the draw.
     finish(canvas) -> images (N, 3, H, W) in [-1, 1], of whatever the canvas holds so far.
+    cache: name of the memory policy that it needs; None: whatever the caller likes.
     """
 
     network: Network
@@ -147,3 +148,4 @@ class Job:
     filters: Callable[[Step], Sequence[Filter]]
     finish: Callable[[Canvas], Tensor]
     entries: int
+    cache: str | None = None

@@ -115,6 +115,14 @@ class Context:
             self._masks[stored, append] = self._without_padding(mask, views[0])
         return self._masks[stored, append]
 
+    def window(self) -> tuple[tuple[int, int], int] | None:
+        """((h, w), kernel) when the fed rows are one map of which each row sees a window, by the rule of the plan alone."""
+        ask = getattr(self.plan.sees, "window", None)
+        if ask is None or any(r is not None for r in self._rules) or any(h is not None for h in self._hidden):
+            return None
+        kernel = ask(self.step)
+        return None if kernel is None else (self.step.shape[1:], kernel)  # type: ignore[index,return-value]
+
     def _without_padding(self, mask: Tensor | None, view: View) -> Tensor | None:
         """Hide each row's padding from all but itself, so that no row is left without a key."""
         if all(h is None for h in self._hidden):

@@ -52,12 +52,15 @@ class Run:
         noise: NoiseSource,
         images: Tensor | None = None,
         *,
-        cache: str | Policy = "full",
+        cache: str | Policy | None = None,
         controllers: Sequence[Controller] = (),
         skip_pinned: bool = True,
     ) -> Run:
-        """A run at its first step. `cache` is a policy or its name."""
+        """A run at its first step. cache: a policy or its name; by default the job's, or "full" where the plan keeps
+        anything and "none" where it does not."""
         images = torch.arange(job.entries) if images is None else images
+        if cache is None:
+            cache = job.cache or ("full" if any(bool(s.keep.any()) for s in job.plan.steps) else "none")
         policy = make_policy(cache) if isinstance(cache, str) else cache
         run = cls(job, noise, images, policy, tuple(controllers), skip_pinned=skip_pinned)
         run.cond = job.network.prepare([b.condition for b in job.branches])

@@ -1,7 +1,8 @@
 """The authors' files, read as they are: opened safely, unwrapped, recognised by their names, renamed by the system's table.
 
-A system that can read released files has a module `convert` beside its model with two functions: `components(state)`,
-which says what parts a file holds, and `read(parts, **options)`, which builds the models.
+A system that can read released files has a module `convert` beside its model with two functions: `components(state,
+asked=...)`, which says what parts a file holds (asked: the person named the system, so that files which look like
+another's may be its own), and `read(parts, **options)`, which builds the models.
 """
 
 from __future__ import annotations
@@ -38,18 +39,20 @@ def convert(paths: Sequence[str | Path], *, system: str | None = None, **options
     if not records:
         known = ", ".join(r.slug for r in readers)
         raise NextsetError(f"system is {system!r}, but files are read of {known}; see `nextset systems`")
-    for record in records:
+    best: tuple[int, Any, list[dict[str, dict[str, Tensor]]]] = (-1, None, [])
+    for record in sorted(
+        records, key=lambda r: len(r.base)
+    ):  # a part that several share is read by the one they stand on
         assert record.entry is not None
         module = importlib.import_module(record.entry.partition(":")[0] + ".convert")
-        parts: dict[str, dict[str, Tensor]] = {}
-        for path, state in states:
-            found = module.components(state)
-            if not found and len(records) == 1:
-                first = next(iter(state), "nothing")
-                raise NextsetError(
-                    f"{path} holds no part of {record.slug} (its first weight is {first!r}); is it another model's file?"
-                )
-            parts |= found
-        if parts:
-            return module.read(parts, **options)
-    raise NextsetError(f"{paths[0]} is of no system that is available; name the system, or see `nextset systems`")
+        found = [module.components(state, asked=system is not None) for _, state in states]
+        if (recognised := sum(map(bool, found))) > best[0]:
+            best = (recognised, module, found)
+    _, module, found = best
+    for (path, state), parts in zip(states, found, strict=True):
+        if not parts:
+            first, what = next(iter(state), "nothing"), system or "any system that is available"
+            raise NextsetError(
+                f"{path} holds no part of {what} (its first weight is {first!r}); is it another model's file?"
+            )
+    return module.read({name: part for parts in found for name, part in parts.items()}, **options)

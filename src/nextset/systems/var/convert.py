@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,15 +56,20 @@ TOKENIZER = KeyTable(
 )
 
 
-def components(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+WRAPPERS = (
+    ("trainer.var_wo_ddp.", "generator"),
+    ("trainer.vae_local.", "tokenizer"),
+    ("", "generator"),
+    ("", "tokenizer"),
+)
+
+
+def components(
+    state: Mapping[str, Tensor], *, asked: bool = False, wrappers: Sequence[tuple[str, str]] = WRAPPERS
+) -> dict[str, dict[str, Tensor]]:
     """Which parts a file holds, by name: {"generator": ..., "tokenizer": ...}, with wrappers of the trainer removed."""
     found = {}
-    for prefix, part in (
-        ("trainer.var_wo_ddp.", "generator"),
-        ("trainer.vae_local.", "tokenizer"),
-        ("", "generator"),
-        ("", "tokenizer"),
-    ):
+    for prefix, part in wrappers:
         marks = {"generator": "pos_1LC", "tokenizer": "quantize.embedding.weight"}
         if part not in found and prefix + marks[part] in state:
             found[part] = {
@@ -150,11 +156,16 @@ def tokenizer_config(
 
 
 def load_generator(
-    state: Mapping[str, Tensor], sides: Sequence[int] | None = None, tokenizer: MultiScaleVQ | None = None
+    state: Mapping[str, Tensor],
+    sides: Sequence[int] | None = None,
+    tokenizer: MultiScaleVQ | None = None,
+    cls: type[Var] = Var,
+    **changes: Any,
 ) -> Var:
-    """A `Var` of a generator's file."""
+    """A generator of its file. cls: of a system that has VAR's weights; changes: of its config."""
+    config = cls.config_type.from_dict({**generator_config(state, sides).to_dict(), **changes})
     with torch.device("meta"):
-        model = Var(generator_config(state, sides))
+        model = cls(config)
     load_into(model, GENERATOR.rename(state), what="the generator's file")
     if tokenizer is not None:
         model.attach(tokenizer)
@@ -172,7 +183,11 @@ def load_tokenizer(
 
 
 def read(
-    parts: Mapping[str, Mapping[str, Tensor]], *, sides: Sequence[int] | None = None, groups: int = 32
+    parts: Mapping[str, Mapping[str, Tensor]],
+    *,
+    sides: Sequence[int] | None = None,
+    groups: int = 32,
+    cls: type[Var] = Var,
 ) -> Var | MultiScaleVQ:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
     tokenizer = None
@@ -184,4 +199,4 @@ def read(
     if "generator" not in parts:
         assert tokenizer is not None
         return tokenizer
-    return load_generator(parts["generator"], sides, tokenizer)
+    return load_generator(parts["generator"], sides, tokenizer, cls)

@@ -114,7 +114,7 @@ class Var(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.order = (Raster if c.raster else Scales)(c.sides)
+        self.order = self.make_order()
         self.first = self.order.first
         length = sum(s * s for s in c.sides)
         self.class_embedding = nn.Embedding(c.classes + 1, c.width)
@@ -138,6 +138,10 @@ class Var(nn.Module):
         self.initialise()
 
     # ---- parts
+
+    def make_order(self) -> Scales | Raster:
+        """In which order it predicts."""
+        return (Raster if self.config.raster else Scales)(self.config.sides)
 
     def attach(self, tokenizer: MultiScaleVQ) -> None:
         """Use this tokenizer; it is frozen, and must speak the same codes."""
@@ -287,25 +291,20 @@ class Var(nn.Module):
                 .to(labels.device)
             )
             labels = torch.where(u < self.config.label_drop, self.config.classes, labels)
-        stage, newest = self.progress(step, batch.get("total_steps", 0))
+        first, last, newest = self.part(step, batch.get("total_steps", 0))
         seen = codes
         if self.training and self.config.corruption:
             codes, seen = self.corrupted(codes, batch["peers"], batch["index"], noise.of("corruption"))
         canvas = self.canvas(codes.shape[0])
         canvas.pin(seen, torch.ones(codes.shape[1], dtype=torch.bool))
-        logits = self.teacher_forced(canvas, labels, stage)
-        loss, each = self.loss(logits, codes, stage, newest)
-        parts = {}
-        for k, part in enumerate(
-            each.detach()
-            .mean(0)
-            .split([s * s for s in self.config.sides[: len(self.plan) if stage < 0 else stage + 1]])
-        ):
-            parts[f"ce_{k}"] = part.mean()
+        logits = self.teacher_forced(canvas, labels, first, last)
+        loss, each = self.loss(logits, codes, first, last, newest)
+        sizes = self.sizes[first : last + 1]
+        parts = {f"ce_{k}": part.mean() for k, part in enumerate(each.detach().mean(0).split(sizes), start=first)}
         parts["ce"] = each.detach().mean()
-        hit = (logits.detach().argmax(-1) == codes[:, : logits.shape[1]]).float()
+        hit = (logits.detach().argmax(-1) == self.cut(codes, first, last)).float()
         parts["accuracy"] = hit.mean()
-        parts["accuracy_last"] = hit[:, -(self.config.sides[-1] ** 2) :].mean()
+        parts["accuracy_last"] = hit[:, -sizes[-1] :].mean()
         yield Update("generator", loss, parts)
 
     @torch.no_grad()
@@ -333,19 +332,31 @@ class Var(nn.Module):
             rest = rest - quantiser.contribution(quantiser.embed(seen[-1]), k, sides)
         return torch.cat(targets, 1), torch.cat(seen, 1)
 
-    def progress(self, step: int, total: int) -> tuple[int, float]:
-        """(stage, weight of its newest scale) of progressive training at a step; (-1, 1) when off."""
-        c = self.config
+    def part(self, step: int, total: int) -> tuple[int, int, float]:
+        """(first, last) scale that a training step sees, and the weight of the last one's positions: all of them, with
+        weight 1, but in progressive training."""
+        c, whole = self.config, len(self.sizes) - 1
         if not c.progressive or not total:
-            return -1, 1.0
+            return 0, whole, 1.0
         stage, within = progressive_stage(
             step, total, c.progressive_warmup * total, c.progressive, c.progressive_start, len(c.sides)
         )
-        return stage, newest_weight(within, c.progressive_ramp * total)
+        if stage < 0:
+            return 0, whole, 1.0
+        return 0, stage, newest_weight(within, c.progressive_ramp * total)
 
-    def teacher_forced(self, canvas: Canvas, labels: Tensor, stage: int = -1) -> Tensor:
-        """Logits (B, n, V) of scales 0..stage (-1 = all) in one forward; the canvas gives the inputs of all of them."""
-        steps = self.plan.steps if stage < 0 else self.plan.steps[: stage + 1]
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each scale."""
+        return [s * s for s in self.config.sides]
+
+    def cut(self, codes: Tensor, first: int, last: int) -> Tensor:
+        """Codes (B, L) of scales first..last."""
+        return codes[:, sum(self.sizes[:first]) : sum(self.sizes[: last + 1])]
+
+    def teacher_forced(self, canvas: Canvas, labels: Tensor, first: int = 0, last: int = -1) -> Tensor:
+        """Logits (B, n, V) of scales first..last (-1: the last of all) in one forward; the canvas gives their inputs."""
+        steps = self.plan.steps if self.config.raster else self.plan.steps[first : last + 1 or None]
         branch = Branch("class", labels)
         job = Job(
             self, self.plan, canvas, (branch,), alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0]
@@ -353,14 +364,17 @@ class Var(nn.Module):
         run = Run.of(job, Noise(0), cache="none")
         return look(run, self.plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
 
-    def loss(self, logits: Tensor, codes: Tensor, stage: int = -1, newest: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(loss, per-position cross-entropy (B, n)); the newest scale of a progressive stage counts `newest` times."""
-        n = logits.shape[1]
+    def loss(
+        self, logits: Tensor, codes: Tensor, first: int = 0, last: int = -1, newest: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(loss, per-position cross-entropy (B, n)) of scales first..last. Each position weighs 1 / L of the full length,
+        those of the last scale `newest` times that; codes (B, L)."""
+        last = last % len(self.sizes)
+        targets = self.cut(codes, first, last)
         each = F.cross_entropy(
-            logits.flatten(0, 1), codes[:, :n].flatten(), label_smoothing=self.config.label_smoothing, reduction="none"
+            logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.label_smoothing, reduction="none"
         )
-        each = each.view(-1, n)
-        weight = torch.full((n,), 1 / self.plan.positions, device=each.device)
-        if stage >= 0:
-            weight[n - self.config.sides[stage] ** 2 :] *= newest
+        each = each.view(targets.shape)
+        weight = torch.full((targets.shape[1],), 1 / self.plan.positions, device=each.device)
+        weight[-self.sizes[last] :] *= newest
         return (each * weight).sum(1).mean(), each
