@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nextset.core.protocols import Job
 from nextset.hub.catalogue import list_systems
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.m_var import MambaVar, MambaVarConfig
 from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.nfig import Nfig, NfigConfig
 from nextset.systems.var import Var, VarConfig
@@ -112,6 +113,21 @@ def nfig() -> Instance:
     )
 
 
+def m_var() -> Instance:
+    """As VAR's, with a Mamba of four heads in each block."""
+    base = var()
+    model = MambaVar(
+        MambaVarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3), state=8,
+                       head_width=16),
+        base.model.tokenizer,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return dataclasses.replace(
+        base,
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+    )
+
+
 def mvar() -> Instance:
     """As VAR's, with a window of 3x3 on a last map of 5x5 cells."""
     torch.manual_seed(0)
@@ -136,7 +152,13 @@ def mvar() -> Instance:
 
 
 # by slug, or "slug:variant"
-INSTANCES: dict[str, Callable[[], Instance]] = {"mvar": mvar, "nfig": nfig, "var": var, "var:raster": var_raster}
+INSTANCES: dict[str, Callable[[], Instance]] = {
+    "m_var": m_var,
+    "mvar": mvar,
+    "nfig": nfig,
+    "var": var,
+    "var:raster": var_raster,
+}
 
 
 @cache

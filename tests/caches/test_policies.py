@@ -67,6 +67,7 @@ def context(
         entries,
         torch.device("cpu"),
         {},
+        {},
     )
 
 
@@ -382,6 +383,6 @@ def test_kept_rows_must_be_there():
 
 def test_policies_have_names():
     assert isinstance(make_policy("full"), Full) and isinstance(make_policy("none"), Nothing)
-    assert make_policy("full").remembers and not make_policy("none").remembers
-    with pytest.raises(NextsetError, match="cache is 'ful', but must be one of full, none"):
+    assert make_policy("full").remembers and make_policy("state").remembers and not make_policy("none").remembers
+    with pytest.raises(NextsetError, match="cache is 'ful', but must be one of full, state, none"):
         make_policy("ful")

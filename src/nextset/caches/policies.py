@@ -60,6 +60,13 @@ class Nothing:
         return 0
 
 
+class State(Nothing):
+    """Keep no keys: attention sees rows of its own forward, and what earlier steps have to say is in the states of
+    recurrent layers."""
+
+    remembers = True
+
+
 @dataclasses.dataclass
 class _Store:
     """Keys and values of one site: (branches that own a memory, N, H, S, d) each."""
@@ -240,8 +247,8 @@ def with_extra(
 
 
 def make_policy(name: str) -> Full | Nothing:
-    """The policy of a name: "full" or "none"."""
-    policies: dict[str, type[Full] | type[Nothing]] = {"full": Full, "none": Nothing}
+    """The policy of a name: "full", "state" or "none"."""
+    policies: dict[str, type[Full] | type[Nothing]] = {"full": Full, "state": State, "none": Nothing}
     if name not in policies:
         raise NextsetError(f"cache is {name!r}, but must be one of {', '.join(policies)}")
     return policies[name]()

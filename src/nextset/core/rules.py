@@ -11,6 +11,11 @@ from nextset.core.steps import Step
 from nextset.core.views import Attributes
 
 
+def same_scale(q: Attributes, k: Attributes) -> Tensor:
+    """A row sees its own scale, whatever is kept of others."""
+    return q.scale == k.scale
+
+
 @dataclasses.dataclass(frozen=True)
 class Neighbourhood:
     """On maps from scale `first` on, a row sees a window of kernel x kernel cells around it; all of its map before.

@@ -19,8 +19,8 @@ class Context:
     """Implements `nextset.core.protocols.Context` for a set of running branches.
 
     entries: N, images (or candidates) of the run. branches: number of all branches. active: indices of those that run.
-    memories: for each of them, the index of the branch whose memory it reads. states: what recurrent layers kept, by
-    site and branch.
+    memories: for each of them, the index of the branch whose memory it reads. states, pending: what recurrent layers kept
+    before this forward, and would keep of it, by site and branch.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Context:
         entries: int,
         device: torch.device,
         states: dict[tuple[str, int], Any],
+        pending: dict[tuple[str, int], Any],
         hooks: tuple[Any, ...] = (),
     ) -> None:
         self.plan, self.step, self.policy = plan, step, policy
         self.entries, self.branches, self.active = entries, len(branches), active
-        self.device, self._states, self._hooks = device, states, hooks
+        self.device, self._states, self._pending, self._hooks = device, states, pending, hooks
         names = [b.name for b in branches]
         owners = [i for i, b in enumerate(branches) if b.memory is None]
         self.owners = len(owners)
@@ -86,7 +87,7 @@ class Context:
         for i, line in enumerate(self.lines):
             if line is not None:  # a branch that reads another's memory writes nothing
                 own = operator.itemgetter(slice(i * self.entries, (i + 1) * self.entries))
-                self._states[site, line] = map_rows(own, state)
+                self._pending[site, line] = map_rows(own, state)
 
     def kept(self, site: str, attribute: str, value: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         slots = (self.plan.slots[attribute] == value).nonzero().squeeze(-1)

@@ -43,6 +43,8 @@ class Run:
     forwards: int = 0
     cond: Any = None
     states: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
+    # what recurrent layers of the last forward would keep: a look alone must leave no trace
+    pending: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -140,7 +142,10 @@ def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]
         for c in run.controllers
         if type(c).on_site is not Controller.on_site
     )
-    ctx = Context(job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, hooks)
+    run.pending = {}
+    ctx = Context(
+        job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, run.pending, hooks
+    )
     h = job.network.trunk(x, run.condition(active), ctx)
     run.forwards += 1
     return h if isinstance(h, tuple) else (h,)
@@ -202,6 +207,7 @@ def advance(run: Run, step: Step) -> Drawn | None:
             drawn = c.on_draw(run, step, drawn)
         run.job.canvas.write(step, drawn)
     run.policy.end(step)
+    run.states |= run.pending
     run.cursor = step.index + 1
     for c in run.controllers:
         c.after(run, step, drawn)

@@ -3,6 +3,7 @@ person who names the system (sheet `mvar`, Checkpoint layout)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -26,4 +27,5 @@ def read(
     parts: Mapping[str, Mapping[str, Tensor]], *, sides: Sequence[int] | None = None, groups: int = 32
 ) -> MVar | MultiScaleVQ:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
-    return base.read(parts, sides=sides, groups=groups, cls=MVar)  # type: ignore[return-value]
+    generator = functools.partial(base.load_generator, cls=MVar)
+    return base.read(parts, sides=sides, groups=groups, generator=generator)  # type: ignore[return-value]

@@ -7,7 +7,7 @@ argument. Source: sheet, Checkpoint layout.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,16 +157,18 @@ def tokenizer_config(
 
 def load_generator(
     state: Mapping[str, Tensor],
+    /,
     sides: Sequence[int] | None = None,
     tokenizer: MultiScaleVQ | None = None,
     cls: type[Var] = Var,
+    table: KeyTable = GENERATOR,
     **changes: Any,
 ) -> Var:
-    """A generator of its file. cls: of a system that has VAR's weights; changes: of its config."""
+    """A generator of its file. cls, table: of a system with other weights beside VAR's; changes: of its config."""
     config = cls.config_type.from_dict({**generator_config(state, sides).to_dict(), **changes})
     with torch.device("meta"):
         model = cls(config)
-    load_into(model, GENERATOR.rename(state), what="the generator's file")
+    load_into(model, table.rename(state), what="the generator's file")
     if tokenizer is not None:
         model.attach(tokenizer)
     return model.eval()
@@ -187,9 +189,10 @@ def read(
     *,
     sides: Sequence[int] | None = None,
     groups: int = 32,
-    cls: type[Var] = Var,
+    generator: Callable[..., Var] = load_generator,
 ) -> Var | MultiScaleVQ:
-    """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
+    """A generator (with its tokenizer, when both parts are given), or the tokenizer alone. generator: builds it, from
+    (state, sides, tokenizer)."""
     tokenizer = None
     if "tokenizer" in parts:
         known = sides
@@ -199,4 +202,4 @@ def read(
     if "generator" not in parts:
         assert tokenizer is not None
         return tokenizer
-    return load_generator(parts["generator"], sides, tokenizer, cls)
+    return generator(parts["generator"], sides, tokenizer)

@@ -124,12 +124,7 @@ class Var(nn.Module):
         self.word = nn.Linear(c.channels, c.width)
         self.shared_modulation = nn.Linear(c.width, 6 * c.width) if c.shared_adaln else None
         rates = [c.drop_path_rate * i / max(c.depth - 1, 1) for i in range(c.depth)]
-        self.blocks = nn.ModuleList(
-            AdaptiveBlock(
-                c.width, c.heads, c.mlp_ratio, shared=c.shared_adaln, l2_norm=c.l2_norm, drop_path=rate, eps=c.eps
-            )
-            for rate in rates
-        )
+        self.blocks = nn.ModuleList(self.make_block(rate) for rate in rates)
         self.norm_modulation = nn.Linear(c.width, 2 * c.width)
         self.classifier = Softmax(c.width, c.vocabulary)
         self._outside: dict[str, MultiScaleVQ] = {}
@@ -138,6 +133,13 @@ class Var(nn.Module):
         self.initialise()
 
     # ---- parts
+
+    def make_block(self, drop_path: float) -> nn.Module:
+        """One block of the trunk."""
+        c = self.config
+        return AdaptiveBlock(
+            c.width, c.heads, c.mlp_ratio, shared=c.shared_adaln, l2_norm=c.l2_norm, drop_path=drop_path, eps=c.eps
+        )
 
     def make_order(self) -> Scales | Raster:
         """In which order it predicts."""

@@ -1,0 +1,96 @@
+"""Mamba-2: a causal mixer with a state of fixed size, computed chunk by chunk.
+
+h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t, for each head with its own decay A. Inside a chunk this
+is a masked product of matrices; between chunks only the state goes on. Nothing runs per position.
+
+Shapes: inputs (rows, L, width); state (rows, heads, P, N); P channels a head, N the state's size.
+Source: Dao and Gu 2024, "Transformers are SSMs" (arXiv 2405.21060), section 6.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = tuple[Tensor, Tensor]
+
+
+def scan(
+    x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, h: Tensor | None = None, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Outputs (rows, L, heads, P) and the last state (rows, heads, P, N), in float32.
+
+    x (rows, L, heads, P); dt (rows, L, heads) > 0; decay (heads,) < 0; b, c (rows, L, N), shared by the heads; h: the
+    state before, zeros by default.
+    """
+    rows, length, heads, p = x.shape
+    n, size = b.shape[-1], min(chunk, length)
+    x, dt, b, c = x.float(), dt.float(), b.float(), c.float()
+    pad = -length % size
+    if pad:  # steps of length 0: they neither decay nor add
+        x, dt, b, c = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, pad)) for t in (x, dt, b, c))
+    x, dt, b, c = (t.unflatten(1, (-1, size)) for t in (x, dt, b, c))  # (rows, chunks, size, ...)
+    grown = (dt * decay).cumsum(2)  # log of the decay since the chunk began, this step's included
+    scaled = x * dt[..., None]
+    # within a chunk: row t takes what column s <= t added, decayed since
+    between = grown.permute(0, 1, 3, 2)[..., :, None] - grown.permute(0, 1, 3, 2)[..., None, :]
+    causal = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
+    weights = between.masked_fill(~causal, -torch.inf).exp() * (c @ b.transpose(-1, -2))[:, :, None]
+    y = torch.einsum("rkhts,rkshp->rkthp", weights, scaled)
+    # what each chunk adds to the state by its end, and what the state before a chunk still gives to its rows
+    rest = (grown[:, :, -1:] - grown).exp()
+    added = torch.einsum("rksh,rkshp,rksn->rkhpn", rest, scaled, b)
+    whole = grown[:, :, -1].exp()
+    state = x.new_zeros(rows, heads, p, n) if h is None else h.float()
+    before = []
+    for k in range(x.shape[1]):
+        before.append(state)
+        state = state * whole[:, k, :, None, None] + added[:, k]
+    y = y + torch.einsum("rkth,rkhpn,rktn->rkthp", grown.exp(), torch.stack(before, 1), c)
+    return y.flatten(1, 2)[:, :length], state
+
+
+class Mamba2(nn.Module):
+    """Projection, short causal convolution, scan, gated RMS norm, projection; one group of B and C.
+
+    width: of the input. state: N. head_width: P. expand: inner width over `width`. kernel: of the convolution. Names are
+    those of the released layers.
+    """
+
+    def __init__(
+        self, width: int, *, state: int = 64, head_width: int = 64, expand: int = 2, kernel: int = 4, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.inner, self.state, self.eps = expand * width, state, eps
+        self.heads, mixed = self.inner // head_width, self.inner + 2 * state
+        self.in_proj = nn.Linear(width, self.inner + mixed + self.heads, bias=False)
+        self.conv1d = nn.Conv1d(mixed, mixed, kernel, groups=mixed)
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(self.inner, eps=eps)
+        self.out_proj = nn.Linear(self.inner, width, bias=False)
+        with torch.no_grad():
+            step = torch.exp(torch.rand(self.heads) * (math.log(0.1) - math.log(1e-3)) + math.log(1e-3)).clamp_min(1e-4)
+            self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
+
+    def forward(self, u: Tensor, before: State | None = None) -> tuple[Tensor, State]:
+        """(rows, L, width) -> the same, and what a later call on the rest of the sequence needs as `before`."""
+        gate, mixed, dt = self.in_proj(u).split([self.inner, self.inner + 2 * self.state, self.heads], -1)
+        mixed = mixed.transpose(1, 2)
+        width = self.conv1d.kernel_size[0] - 1
+        past = mixed.new_zeros(*mixed.shape[:2], width) if before is None else before[0].to(mixed.dtype)
+        mixed = torch.cat([past, mixed], -1)
+        tail = mixed[..., mixed.shape[-1] - width :]
+        x, b, c = F.silu(self.conv1d(mixed)).transpose(1, 2).split([self.inner, self.state, self.state], -1)
+        x = x.unflatten(-1, (self.heads, -1))
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        decay = -self.A_log.float().exp()
+        with torch.autocast(u.device.type, enabled=False):  # sums over many steps: float32 whatever the rest runs in
+            y, state = scan(x, dt, decay, b, c, None if before is None else before[1])
+        y = (y + self.D.float()[:, None] * x.float()).flatten(2).to(u.dtype)
+        return self.out_proj(self.norm(y * F.silu(gate))), (tail, state)
