@@ -13,34 +13,32 @@ from PIL import Image
 
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
-from nextset.data.dataset import balanced_weights, cache_folder, open_dataset
+from nextset.data.dataset import PictureOptions, balanced_weights, cache_folder, open_dataset
 from nextset.data.folder import read_folder
 from nextset.data.packed import read_npz
-from tests.data.pictures import SHARED, encoded, ramp
+from tests.data.pictures import SHARED, encoded, ramp, write_files, write_tar
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes, a greyscale and a transparent file, a broken one, and things that are no pictures."""
-    root = tmp_path / "set"
-    for name, data in {
+    files = {
         "cat/b.png": encoded(ramp()),
         "cat/a.jpg": encoded(ramp().convert("L"), "JPEG"),
         "cat/.hidden.png": encoded(ramp()),
         "cat/notes.txt": b"words",
         "apple/deep/c.webp": encoded(ramp(), "WEBP", lossless=True),
         "apple/broken.png": encoded(ramp())[:60],
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    }
+    return write_files(tmp_path / "set", files)
 
 
 def test_folder_classes_order_and_skipped(folder: Path) -> None:
     data = read_folder(folder, 16)
     assert data.class_names == ["apple", "cat"] and data.labels.tolist() == [0, 1, 1]
     assert len(data) == 3 and data.images(torch.arange(3)).shape == (3, 3, 16, 16)
-    assert len(data.skipped) == 1 and "broken.png is damaged" in data.skipped[0]
+    assert len(data.skipped) == 2 and "broken.png is damaged" in data.skipped[0]
+    assert "notes.txt is a caption, but no picture" in data.skipped[1]
     assert data.converted == {"greyscale converted to RGB": 1}
     grey = data.images(torch.tensor([1]))
     assert torch.equal(grey[:, 0], grey[:, 1])
@@ -60,12 +58,14 @@ def test_folder_without_classes(tmp_path: Path) -> None:
 
 
 def test_folder_refusals(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(NextsetError, match="holds no pictures"):
+    with pytest.raises(NextsetError, match="holds no pictures; give"):
         (tmp_path / "empty").mkdir()
         read_folder(tmp_path / "empty", 8)
+    with pytest.raises(NextsetError, match=r"holds no pictures \(2 files of other kinds\)"):
+        read_folder(write_files(tmp_path / "words", {"a.txt": b"a", "b/c.pdf": b"c"}), 8)
     with pytest.raises(NextsetError, match="is not a folder"):
         read_folder(tmp_path / "none", 8)
-    with pytest.raises(NextsetError, match="at most 100 are held in memory"):
+    with pytest.raises(NextsetError, match="at most 100 bytes are held in memory; use a smaller size"):
         read_folder(folder, 8, memory=100)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no")
@@ -74,7 +74,7 @@ def test_folder_refusals(tmp_path: Path, folder: Path) -> None:
 
 
 def test_flip_is_a_function_of_the_sample(folder: Path) -> None:
-    data = read_folder(folder, 16, flip=True)
+    data = read_folder(folder, 16, PictureOptions(flip=True))
     indices, samples = torch.zeros(40, dtype=torch.int64), torch.arange(40)
     plain = data.images(indices)
     flipped = data.images(indices, Noise(1), samples)
@@ -114,7 +114,8 @@ def test_packed_files_and_damage(tmp_path: Path) -> None:
 def test_packed_refusals(tmp_path: Path) -> None:
     file = encoded(ramp(8, 8), "JPEG")
     cases = {
-        "images are float64": {"images": np.zeros((2, 8, 8, 3))},
+        "images are int64": {"images": np.zeros((2, 8, 8, 3), np.int64)},
+        r"images are uint8 \(2, 8, 8\)": {"images": np.zeros((2, 8, 8), np.uint8)},
         "did you mean|known": {"pictures": np.zeros(3)},
         "offsets must rise": {"jpeg": np.frombuffer(file, np.uint8), "offsets": np.array([0, len(file) + 9])},
         "whole numbers": {"jpeg": np.frombuffer(file, np.uint8), "offsets": np.array([0.0, 9.0])},
@@ -129,6 +130,37 @@ def test_packed_refusals(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{i}.npz", **arrays)  # type: ignore[arg-type]
         with pytest.raises(NextsetError, match=message):
             read_npz(tmp_path / f"{i}.npz", 8)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "remedy"),
+    [(-1.0, 1.0, "(x + 1) * 127.5 + 0.5"), (0.0, 1.0, "x * 255 + 0.5"), (0.0, 255.0, "x.clip(0, 255)")],
+)
+def test_floats_are_refused_with_their_range(tmp_path: Path, low: float, high: float, remedy: str) -> None:
+    images = np.full((3, 8, 8, 3), low, np.float32)
+    images[1, 0, 0, 0] = high
+    np.savez(tmp_path / "a.npz", images=images)
+    with pytest.raises(NextsetError) as caught:
+        read_npz(tmp_path / "a.npz", 8)
+    assert f"float32 from {low:g} to {high:g}, but must be uint8" in str(caught.value)
+    assert f"save ({remedy}).astype('uint8')" in str(caught.value)
+
+
+def test_nan_is_refused_with_its_picture(tmp_path: Path) -> None:
+    images = np.zeros((5, 8, 8, 3), np.float32)
+    images[3, 2, 2] = np.nan
+    np.savez(tmp_path / "a.npz", images=images)
+    with pytest.raises(NextsetError, match="picture 3 holds NaN \\(3 of 192 values\\)"):
+        read_npz(tmp_path / "a.npz", 8)
+
+
+def test_limit_spreads_over_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((30, 8, 8, 3), np.uint8), labels=np.repeat([0, 1, 2], 10))
+    data = read_npz(tmp_path / "a.npz", 8, PictureOptions(limit=6))
+    assert data.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.notes == ["limit: 6 of 30 pictures were read"]
+    with pytest.raises(NextsetError, match=r"has 30 pictures at size 32.*use a smaller size, or limit=10$"):
+        read_npz(tmp_path / "a.npz", 32, memory=10 * 32 * 32 * 3)
+    assert len(read_npz(tmp_path / "a.npz", 32, PictureOptions(limit=10), memory=10 * 32 * 32 * 3)) == 10
 
 
 @pytest.mark.skipif(
@@ -146,13 +178,25 @@ def test_open_by_place(tmp_path: Path, folder: Path) -> None:
     assert len(open_dataset(str(folder), size=16, flip=True)) == 3
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
     assert len(open_dataset(tmp_path / "a.npz", size=8)) == 2
+    shard = write_tar(tmp_path / "shards" / "a.tar", {"0.png": encoded(ramp()), "1.png": encoded(ramp())})
+    for source in (shard, shard.parent, str(shard.parent / "*.tar")):
+        assert len(open_dataset(source, size=8)) == 2
+    (shard.parent / "b.png").write_bytes(encoded(ramp()))  # beside pictures, a shard is a file of another kind
+    mixed = open_dataset(shard.parent, size=8)
+    assert len(mixed) == 1 and "a.tar is no picture by its name" in mixed.skipped[0]
+
+
+def test_progress_is_told(folder: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    open_dataset(folder, size=8, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_open_refusals(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(NextsetError, match="does not exist"):
         open_dataset("emojis")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(NextsetError, match="neither a folder nor"):
+    with pytest.raises(NextsetError, match=r"neither a folder nor an \.npz or \.tar"):
         open_dataset(tmp_path / "a.txt")
     with pytest.raises(NextsetError, match="did you mean 'flip'"):
         open_dataset(folder, flp=True)

@@ -1,9 +1,15 @@
 """Data sets, pictures in and out, cached codes. Imports everything below systems; knows no system.
 
-dataset   `Dataset`, what all sets promise; `open_dataset` by name or place
-emoji     the testbed that is rendered on the spot      folder    pictures in sub-folders
-packed    pictures in one .npz                          pictures  what the last two become in memory
-augment   position, scale, ground                       codes     a set as a tokenizer sees it
-decode    any picture file to upright RGB               images    tensors to pictures, sizes, writing
-arrays    .npz files, safely
+dataset    `Dataset`, what all sets promise; `open_dataset` by name or place
+inventory  what a set holds, and what was left out of it
+
+emoji      the testbed that is rendered on the spot      folder    pictures in sub-folders
+captions   texts and labels beside them                  packed    pictures in one .npz
+shards     WebDataset .tar files                         huggingface  the hub, and its formats
+pictures   what all but emoji become in memory           classes   labels to numbers and names
+
+framing    a picture to its size                         crops     pictures kept larger than seen
+augment    position, scale, ground of emoji              codes     a set as a tokenizer sees it
+decode     any picture file to upright RGB               images    tensors to pictures, sizes, writing
+arrays     .npz files, safely
 """

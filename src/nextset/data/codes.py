@@ -1,13 +1,14 @@
 """Cached codes: a data set as the tokenizer sees it, so that a generator trains without pictures.
 
-One `.npz`: ids int16 or int32 (variants, N, L), labels, class names, and the fingerprints of data set and tokenizer.
-Variant 0 is the picture as it is, the others are augmented.
+One `.npz`: ids int16 or int32 (variants, N, L), labels, class names, captions where there are any, and the fingerprints
+of data set and tokenizer. Variant 0 is the picture as it is, the others are augmented.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +20,18 @@ from torch import Tensor, nn
 
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
-from nextset.data.arrays import read_arrays, write_arrays
+from nextset.data.arrays import array_names, read_arrays, write_arrays
 
 
 @dataclasses.dataclass
 class Codes:
-    """ids (variants, N, L), labels (N,) int64."""
+    """ids (variants, N, L), labels (N,) int64, captions: N texts or None."""
 
     ids: np.ndarray
     labels: Tensor
     class_names: list[str]
     fingerprint: str
+    captions: list[str] | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[1]
@@ -98,22 +100,36 @@ def encode_dataset(
             if progress:
                 progress(done, total)
     ids = np.stack([np.concatenate(r) for r in rows])
-    return Codes(ids, dataset.labels, list(dataset.class_names), codes_fingerprint(dataset, tokenizer, variants, seed))
+    mark = codes_fingerprint(dataset, tokenizer, variants, seed)
+    return Codes(ids, dataset.labels, list(dataset.class_names), mark, dataset.captions)
 
 
 def save_codes(path: str | Path, codes: Codes) -> None:
     """Write codes atomically."""
     names, mark = np.array(codes.class_names), np.array(codes.fingerprint)
-    write_arrays(path, {"ids": codes.ids, "labels": codes.labels.numpy(), "class_names": names, "fingerprint": mark})
+    arrays = {"ids": codes.ids, "labels": codes.labels.numpy(), "class_names": names, "fingerprint": mark}
+    if codes.captions is not None:
+        # one after another: an array of strings would give each the room of the longest
+        texts = [caption.encode("utf-8", "replace") for caption in codes.captions]
+        arrays["captions"] = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        arrays["caption_ends"] = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    write_arrays(path, arrays)
 
 
 def load_codes(path: str | Path) -> Codes:
     """Read what `save_codes` wrote."""
     if not Path(path).is_file():
         raise NextsetError(f"{path} does not exist; make it with `nextset tokenize`")
-    a = read_arrays(path, ("ids", "labels", "class_names", "fingerprint"))
-    if a["ids"].ndim != 3 or a["ids"].dtype.kind != "i" or a["labels"].shape != a["ids"].shape[1:2]:
+    captioned = ("captions", "caption_ends") if "captions" in array_names(path) else ()
+    a = read_arrays(path, ("ids", "labels", "class_names", "fingerprint", *captioned))
+    fits = a["ids"].ndim == 3 and a["ids"].dtype.kind == "i" and a["labels"].shape == a["ids"].shape[1:2]
+    if not fits or (captioned and a["caption_ends"].shape != a["labels"].shape):
         raise NextsetError(
             f"{path} is no code cache: its arrays do not fit together; make it again with `nextset tokenize`"
         )
-    return Codes(a["ids"], torch.from_numpy(a["labels"]), [str(c) for c in a["class_names"]], str(a["fingerprint"]))
+    captions = None
+    if captioned:
+        texts, ends = a["captions"].tobytes(), [0, *a["caption_ends"].tolist()]
+        captions = [texts[start:end].decode("utf-8", "replace") for start, end in itertools.pairwise(ends)]
+    names, mark = [str(c) for c in a["class_names"]], str(a["fingerprint"])
+    return Codes(a["ids"], torch.from_numpy(a["labels"]), names, mark, captions)

@@ -1,4 +1,4 @@
-"""Data sets of pictures behind one small interface: emoji, a folder, or packed files.
+"""Data sets of pictures behind one small interface: emoji, a folder, packed files, shards, or Hugging Face's.
 
 Who trains, caches codes or measures asks for `Dataset` and knows nothing of where the pictures come from.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,23 +16,52 @@ from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
 from nextset.data.emoji import FONT, NAMES, balanced_weights, open_emoji
-from nextset.data.folder import read_folder
+from nextset.data.folder import ENDINGS, read_folder
+from nextset.data.framing import PictureOptions
+from nextset.data.huggingface import PREFIX, HubOptions, read_hub
 from nextset.data.packed import read_npz
+from nextset.data.pictures import Pictures, Progress
+from nextset.data.shards import read_shards
 
-__all__ = ["Dataset", "EmojiOptions", "PictureOptions", "balanced_weights", "cache_folder", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "EmojiOptions",
+    "HubOptions",
+    "PictureOptions",
+    "balanced_weights",
+    "cache_folder",
+    "open_dataset",
+]
 
 
 class Dataset(Protocol):
-    """Pictures with classes.
+    """Pictures with classes, and perhaps captions.
 
-    labels: int64 (N,), each an index of class_names. fingerprint: sha256 over pictures, labels and names; the same
-    fingerprint means the same training.
+    labels: int64 (N,), each an index of class_names. source: where they come from. size: pixels a side. captions: N
+    texts, "" where a picture has none; None where no picture has one. augmented: whether noise changes a picture.
+    fingerprint: sha256 over pictures, labels, names and captions; the same fingerprint means the same training.
+    skipped: a line for each file that was left out, with the reason. converted: how many files needed which
+    conversion. notes: what else a person should know.
     """
 
     labels: Tensor
     class_names: list[str]
 
     def __len__(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def captions(self) -> list[str] | None: ...
+    @property
+    def augmented(self) -> bool: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    @property
+    def converted(self) -> dict[str, int]: ...
+    @property
+    def notes(self) -> list[str]: ...
 
     def images(self, indices: Tensor, noise: Noise | None = None, samples: Tensor | None = None) -> Tensor:
         """Pictures of those indices (B,): float32 (B, 3, size, size) in [-1, 1].
@@ -59,34 +88,47 @@ class EmojiOptions(Config):
     names: str = str(NAMES)
 
 
-@dataclasses.dataclass(frozen=True)
-class PictureOptions(Config):
-    """What a recipe may say about a folder or a packed file: see `read_folder`."""
-
-    how: Literal["cover", "contain", "stretch"] = "cover"
-    flip: bool = False
-
-
 def cache_folder() -> Path:
     """Where built data sets are kept: $NEXTSET_CACHE, or nextset in the user's cache folder."""
     base = os.environ.get("NEXTSET_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nextset"
 
 
-def open_dataset(source: str | Path, *, size: int = 64, cache: str | Path | None = None, **options: Any) -> Dataset:
-    """A data set by name or place: "emoji", a folder of pictures, or an `.npz`.
+def open_dataset(
+    source: str | Path,
+    *,
+    size: int = 64,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Dataset:
+    """A data set by name or place.
 
-    size: pixels a side, 8..4096. cache: where emoji are kept once rendered (`cache_folder()` by default). options:
-    `EmojiOptions` for emoji, `PictureOptions` for the others; an unknown one is refused with the nearest name.
+    source: "emoji"; a folder of pictures; an `.npz`; WebDataset shards (a `.tar`, a folder of them, or a pattern such as
+    `data-{0000..0003}.tar`); or `hf:owner/name[:split]`, `hf:FOLDER`. size: pixels a side, 8..4096. cache: where emoji
+    are kept once rendered (`cache_folder()` by default). progress(done, total) is called as pictures are read. options:
+    `EmojiOptions` for emoji, `HubOptions` for hf, `PictureOptions` for the others; an unknown one is refused with the
+    nearest name.
     """
     check_range("size", size, 8, 4096)
-    if source == "emoji":
+    text = str(source)
+    if text == "emoji":
         emoji = EmojiOptions.from_dict(options)
         return open_emoji(size, Path(cache) if cache is not None else cache_folder(), **emoji.to_dict())
+    if text.startswith(PREFIX):
+        return read_hub(text, size, HubOptions.from_dict(options), progress=progress)
+    return _local(source, size, PictureOptions.from_dict(options), progress)
+
+
+def _local(source: str | Path, size: int, options: PictureOptions, progress: Progress | None) -> Pictures:
     path = Path(source)
+    if path.suffix == ".tar":
+        return read_shards(source, size, options, progress=progress)
     if path.is_dir():
-        return read_folder(path, size, **PictureOptions.from_dict(options).to_dict())
+        shards = any(path.glob("*.tar")) and not any(p.suffix.lower() in ENDINGS for p in path.rglob("*"))
+        return (read_shards if shards else read_folder)(path, size, options, progress=progress)
     if path.suffix == ".npz":
-        return read_npz(path, size, **PictureOptions.from_dict(options).to_dict())
-    what = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
-    raise NextsetError(f"data source {str(source)!r} {what}; give emoji, a folder of pictures or an .npz file")
+        return read_npz(path, size, options, progress=progress)
+    what = "is neither a folder nor an .npz or .tar file" if path.exists() else "does not exist"
+    kinds = "emoji, a folder of pictures, an .npz, .tar shards or hf:owner/name"
+    raise NextsetError(f"data source {str(source)!r} {what}; give {kinds}")

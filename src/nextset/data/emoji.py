@@ -240,7 +240,8 @@ class EmojiSet:
     """Rendered emoji in memory (a `Dataset`).
 
     rgba: uint8 (N, size, size, 4), alpha not multiplied in. labels: int64 (N,), the subgroup. names, groups, texts (the
-    code points): one string a picture. shift (pixels), scale (fraction), background (probability): see `augment`.
+    code points): one string a picture; the names are its captions. shift (pixels), scale (fraction), background
+    (probability): see `augment`. skipped, converted, notes: nothing, for no files are read.
     """
 
     rgba: np.ndarray
@@ -252,6 +253,10 @@ class EmojiSet:
     shift: float = 0.0
     scale: float = 0.0
     background: float = 0.0
+    source: str = "emoji"
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    converted: dict[str, int] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_range("shift", self.shift, 0, self.rgba.shape[1] // 2)
@@ -261,10 +266,25 @@ class EmojiSet:
     def __len__(self) -> int:
         return len(self.rgba)
 
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return self.rgba.shape[1]
+
+    @property
+    def captions(self) -> list[str]:
+        """Unicode's names."""
+        return self.names
+
+    @property
+    def augmented(self) -> bool:
+        """Whether noise changes a picture."""
+        return bool(self.shift or self.scale or self.background)
+
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of pictures, labels and class names."""
-        return fingerprint(self.rgba, self.labels, self.class_names)
+        """sha256 of pictures, labels, class names and captions."""
+        return fingerprint(self.rgba, self.labels, self.class_names, self.captions)
 
     def images(self, indices: Tensor, noise: Noise | None = None, samples: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, size, size) float32 in [-1, 1] on white, or augmented where `noise` is given.

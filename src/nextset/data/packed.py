@@ -6,51 +6,70 @@ file i = jpeg[offsets[i]:offsets[i + 1]]. With both may come `labels` (N,) and `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from nextset.core.errors import NextsetError
 from nextset.data.arrays import array_names, read_arrays
-from nextset.data.images import fit, read_image
-from nextset.data.pictures import MEMORY, Gathering, Pictures
+from nextset.data.classes import NO_CLASS
+from nextset.data.framing import PictureOptions
+from nextset.data.images import read_image
+from nextset.data.pictures import MEMORY, Gathering, Pictures, Progress, spread
 
 
 def read_npz(
     path: str | Path,
     size: int,
+    options: PictureOptions | None = None,
     *,
-    how: Literal["cover", "contain", "stretch"] = "cover",
-    flip: bool = False,
     memory: int = MEMORY,
+    progress: Progress | None = None,
 ) -> Pictures:
-    """All pictures of a packed file in its order, fitted to size x size. Damaged ones are skipped and listed."""
+    """All pictures of a packed file in its order, held in memory. Damaged ones are skipped and listed."""
+    options = options or PictureOptions()
     names = array_names(path)
     kind = ("images",) if "images" in names else ("jpeg", "offsets")
     arrays = read_arrays(path, [*kind, *(n for n in ("labels", "classes") if n in names)], limit=memory)
     count, read = _plain(arrays["images"], path) if "images" in arrays else _files(arrays, path)
     labels, classes = _labels(arrays, count, path)
-    gathering = Gathering(count, size, memory, str(path))
-    for index in range(count):
-        try:
-            picture, notes = read(index)
-        except NextsetError as error:
-            gathering.skip(error)
-        else:
-            gathering.keep(index, fit(picture, size, size, how), notes)
-    return gathering.finish(labels, classes, flip, str(path))
+    chosen = spread(count, options.limit)
+    gathering = Gathering(str(path), size, options, expected=len(chosen), memory=memory, progress=progress)
+    if len(chosen) < count:
+        gathering.notes.append(f"limit: {len(chosen):,} of {count:,} pictures were read")
+    for index in chosen:
+        gathering.read(functools.partial(read, index), labels[index])
+    return gathering.finish(classes)
 
 
 Reader = Callable[[int], tuple[Image.Image, list[str]]]
 
 
 def _plain(images: np.ndarray, path: str | Path) -> tuple[int, Reader]:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape or images.dtype.kind not in "uif":
         raise NextsetError(f"{path}: images are {images.dtype} {images.shape}, but must be uint8 (N, height, width, 3)")
+    if images.dtype != np.uint8:
+        raise NextsetError(f"{path}: {_not_pixels(images)}")
     return len(images), lambda i: (Image.fromarray(images[i]), [])
+
+
+def _not_pixels(images: np.ndarray) -> str:
+    """What is wrong with numbers that are not 8 bits, and how to make them so: a range is never guessed."""
+    for i, image in enumerate(images):
+        if not np.isfinite(image).all():
+            bad = "NaN" if np.isnan(image).any() else "Inf"
+            count = np.count_nonzero(~np.isfinite(image))
+            return f"picture {i} holds {bad} ({count} of {image.size} values); leave it out or make it again"
+    low, high = float(images.min()), float(images.max())
+    if low >= -1 and high <= 1 and images.dtype.kind == "f":
+        remedy = "x * 255 + 0.5" if low >= 0 else "(x + 1) * 127.5 + 0.5"
+    else:
+        remedy = "x.clip(0, 255)" if high <= 255 else f"x * (255 / {high:g})"
+    have = f"images are {images.dtype} from {low:g} to {high:g}, but must be uint8 from 0 to 255"
+    return f"{have}; if they fill their range, save ({remedy}).astype('uint8')"
 
 
 def _files(arrays: dict[str, np.ndarray], path: str | Path) -> tuple[int, Reader]:
@@ -71,7 +90,7 @@ def _files(arrays: dict[str, np.ndarray], path: str | Path) -> tuple[int, Reader
 def _labels(arrays: dict[str, np.ndarray], count: int, path: str | Path) -> tuple[list[int], list[str]]:
     """A class for each picture, and the names; without labels all are of the class "all"."""
     if "labels" not in arrays:
-        return [0] * count, ["all"]
+        return [0] * count, [NO_CLASS]
     labels = arrays["labels"]
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
         have = f"{labels.dtype} {labels.shape}"

@@ -1,0 +1,119 @@
+"""`nextset tokenize` on every source, and training on a folder as people have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from nextset.cli.app import app
+from nextset.core.errors import NextsetError
+from nextset.data.codes import load_codes
+from nextset.data.dataset import open_dataset
+from tests.data.pictures import encoded, mixed_folder, ramp, write_files, write_tar
+from tests.tiny import save_tiny
+
+PICTURES = {f"c{i % 2}/{i}.png": encoded(ramp(20 + i, 30)) for i in range(4)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tokenize") / "model")
+
+
+def run(*arguments: object) -> str:
+    """Output of a command that must succeed, as one line."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def refuse(*arguments: object) -> str:
+    """The line with which a command must be refused."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert isinstance(result.exception, NextsetError), result.output
+    return str(result.exception)
+
+
+def sources(root: Path) -> dict[str, str]:
+    """The same four pictures as every kind of source."""
+    folder = write_files(root / "set", PICTURES)
+    data = open_dataset(folder, size=16)
+    np.savez(root / "set.npz", images=data.pixels, labels=data.labels.numpy())  # type: ignore[attr-defined]
+    samples = [(f"{i}", PICTURES[f"c{i % 2}/{i}.png"], f"c{i % 2}") for i in (0, 2, 1, 3)]  # as folders sort them
+    for shard in range(2):
+        members = {}
+        for name, picture, label in samples[2 * shard : 2 * shard + 2]:
+            members.update({f"{name}.png": picture, f"{name}.cls": label.encode()})
+        write_tar(root / f"data-{shard:04}.tar", members)
+    return {
+        "folder": str(folder),
+        "npz": str(root / "set.npz"),
+        "shards": str(root / "data-{0000..0001}.tar"),
+        "hf": f"hf:{folder}",
+    }
+
+
+@pytest.mark.parametrize("kind", ["npz", "shards", "hf"])
+def test_every_source_gives_the_same_codes(model: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "hf":
+        pytest.importorskip("datasets", reason="needs the extra `train`")
+    places = sources(tmp_path)
+    for name in ("folder", kind):
+        said = run("tokenize", places[name], "-m", model, "-o", tmp_path / f"{name}.npz")
+        assert "4 pictures x 1, 30 ids each, 2 classes" in said
+    codes, expected = load_codes(tmp_path / f"{kind}.npz"), load_codes(tmp_path / "folder.npz")
+    assert np.array_equal(codes.ids, expected.ids) and codes.ids.dtype == np.int16
+    assert codes.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_options_variants_and_what_is_listed_last(model: Path, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "set", {**PICTURES, "c1/bad.png": b"no", "c0/0.txt": b"words"})
+    out = tmp_path / "codes.npz"
+    said = run("tokenize", folder, "flip=true", "crop=random", "--variants", 3, "-m", model, "-o", out)
+    assert "note: 3 of 4 pictures have no caption" in said and "all variants are alike" not in said
+    assert said.index("with captions") < said.index("skipped: ") and "bad.png is not a picture" in said
+    codes = load_codes(out)
+    assert codes.ids.shape == (3, 4, 30) and codes.captions == ["words", "", "", ""]
+    assert not np.array_equal(codes.ids[0], codes.ids[1])
+    assert "all variants are alike" in run("tokenize", folder, "--variants", 2, "-m", model, "-o", out)
+    assert "limit: 2 of 5 files were read" in run("tokenize", folder, "limit=2", "-m", model, "-o", out)
+    assert load_codes(out).ids.shape == (1, 2, 30)
+
+
+def test_help_has_examples() -> None:
+    assert "nextset tokenize my/pictures flip=true crop=random --variants 4" in run("tokenize", "--help")
+
+
+def test_refusals_write_nothing(model: Path, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "set", PICTURES)
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "nan.npz", images=np.full((2, 8, 8, 3), np.nan, np.float32))
+    out = tmp_path / "out" / "codes.npz"
+    for arguments, message in (
+        ((folder, "flip"), "'flip' is no option; write name=value"),
+        ((folder, "size=32"), "the size is the tokenizer's"),
+        ((folder, "flp=true"), "did you mean 'flip'"),
+        ((folder, "--variants", "0"), "variants is 0"),
+        ((tmp_path / "empty",), "holds no pictures"),
+        ((tmp_path / "nan.npz",), "picture 0 holds NaN"),
+        ((tmp_path / "none",), "does not exist; give emoji, a folder"),
+    ):
+        assert message in refuse("tokenize", *arguments, "-m", model, "-o", out)
+    assert not out.parent.exists()
+
+
+def test_300_mixed_files_train_and_tokenize(tmp_path: Path) -> None:
+    """By the commands that a person types; each file that was left out is named."""
+    _, left_out = mixed_folder(tmp_path / "data")
+    (tmp_path / "tok.toml").write_text(
+        'kind = "tokenizer"\n[model]\nvocabulary = 32\nsides = [1, 2, 4]\n[model.autoencoder]\nchannels = 8\n'
+        'multipliers = [1, 1, 2]\nblocks = 1\nlatent = 8\ngroups = 4\n[data]\nsource = "x"\nflip = true\n'
+        'crop = "random"\nsize = 16\n[train]\nsteps = 2\nwarmup = 1\nbatch = 8\nlog_every = 1\n'
+    )
+    run("train", tmp_path / "tok.toml", f"data.source={tmp_path / 'data'}", "-o", tmp_path / "tok")
+    said = run("tokenize", tmp_path / "data", "-m", tmp_path / "tok" / "model", "-o", tmp_path / "codes.npz")
+    assert "204 pictures x 1" in said and said.count("skipped: ") == 21
+    assert f"skipped: and {len(left_out) - 20} more" in said
