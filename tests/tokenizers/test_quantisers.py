@@ -64,8 +64,9 @@ def test_the_search_runs_in_float32():
 
 def test_usage_is_an_exponential_mean_of_hits():
     usage = Usage(2, 4, decay=0.9)
-    usage.record(0, torch.tensor([[0, 1], [1, 1]]))
-    usage.record(0, torch.tensor([3]))
+    none = torch.tensor([], dtype=torch.int64)
+    usage.record([torch.tensor([[0, 1], [1, 1]]), none])
+    usage.record([torch.tensor([3]), none])
     torch.testing.assert_close(usage.hits, torch.tensor([[0.09, 0.27, 0, 0.1], [0, 0, 0, 0]]))
     assert usage.used().tolist() == [0.75, 0]
     assert usage.used(least=0.2).tolist() == [0.25, 0]

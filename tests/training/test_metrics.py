@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -35,17 +34,6 @@ def test_means():
     assert means.take() == {"a": 2.0, "b": 2.0, "c": 7.0} and means.take() == {}
 
 
-def test_plot(tmp_path):
-    pytest.importorskip("matplotlib")
-    with metrics.MetricsWriter(tmp_path) as writer:
-        for step in range(3):
-            writer.write(step, {"a/loss": 1.0 / (step + 1), "lr": float("nan") if step == 1 else 0.1})
-    assert metrics.plot(tmp_path).read_bytes()[:4] == b"\x89PNG"
-
-
-def test_plot_errors(tmp_path, monkeypatch):
+def test_a_folder_without_metrics(tmp_path):
     with pytest.raises(NextsetError, match="does not exist"):
         metrics.read(tmp_path)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(NextsetError, match=r"nextset\[plots\]"):
-        metrics.plot(tmp_path)

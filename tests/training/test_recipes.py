@@ -65,7 +65,7 @@ def test_overrides(recipe):
         ("steps=2", "TrainConfig.warmup is 2, but must be below steps"),
         ("train.schedule=cosine", "must be one of cos, lin"),
         ("train.dtype=float16", "TrainConfig.dtype"),
-        ("kind=thing", "must be 'tokenizer' or 'generator'"),
+        ("kind=thing", "must be one of tokenizer, generator, classifier"),
         ("train=3", "must be a section"),
         ("model.depth.x=3", "'depth' is a value"),
         ("train.schedule_by=time", "unless time_budget"),

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextset.core import processes
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
@@ -267,28 +268,25 @@ class MultiScaleVQ(nn.Module):
     def explain(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """(f_hat of all scales, the quantiser's loss) of a feature map; hits are recorded."""
         targets = self.targets(f, self.sides)
-        loss, f_hat = f.new_zeros(()), f
+        loss, f_hat, used = f.new_zeros(()), f, []
         for k, (ids, _, f_hat) in enumerate(self.quantiser.scales(f, self.sides, targets)):
             target = f if targets is None else targets[k]
             loss = loss + self.config.beta * F.mse_loss(target, f_hat.detach()) + F.mse_loss(f_hat, target.detach())
-            self.usage.record(k, ids)
+            used.append(ids)
+        self.usage.record(used)
         return f_hat, loss / len(self.sides)
 
     @torch.no_grad()
     def _revive(self, f: Tensor, step: int, noise: Noise) -> Tensor:
-        """Replace dead codes by what the scales of this batch would have looked up."""
-        samples = torch.cat(
-            [
-                z.reshape(-1, z.shape[-1])
-                for _, z, _ in self.quantiser.scales(f, self.sides, self.targets(f, self.sides))
-            ]
-        )
+        """Replace dead codes by what the scales of this batch, of all processes, would have looked up."""
+        tokens = torch.tensor([h * w for h, w in self.sides])
+        seen = [z for _, z, _ in self.quantiser.scales(f, self.sides, self.targets(f, self.sides))]
+        maps = processes.rows(torch.cat(seen, 1)).split(tokens.tolist(), 1)
+        samples = torch.cat([z.reshape(-1, z.shape[-1]) for z in maps])
         # Every scale offers equally many vectors (weights 1 / count, drawn without replacement by Efraimidis and
         # Spirakis' keys), or the finest would make the whole codebook.
         index = torch.arange(samples.shape[0])
         u = noise.of("revive").uniform(torch.tensor([step]), index)[0].clamp_min(1e-12)
-        counts = torch.tensor([h * w for h, w in self.sides]).repeat_interleave(
-            torch.tensor([h * w for h, w in self.sides]) * f.shape[0]
-        )
+        counts = tokens.repeat_interleave(tokens * maps[0].shape[0])
         order = torch.argsort(u.log() * counts, descending=True).to(f.device)
         return revive(self.quantiser.codebook, self.usage, samples, self.objective.config.revive_below, order)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from nextset.core import processes
 from nextset.core.configs import Config
 from nextset.core.update import Update
 from nextset.nn.critics import PatchCritic, critic_hinge, generator_hinge
@@ -120,5 +121,6 @@ class Objective(nn.Module):
     def _balance(loss: Tensor, opinion: Tensor, last: Tensor) -> Tensor:
         """|gradient of the loss| / |gradient of the opinion| at the last layer, at most 10,000: Esser et al. 2021
         (VQGAN), section 3.1."""
-        a, b = (torch.autograd.grad(x, last, retain_graph=True)[0].norm() for x in (loss, opinion))
+        gradients = [torch.autograd.grad(x, last, retain_graph=True)[0] for x in (loss, opinion)]
+        a, b = (processes.mean(g).norm() for g in gradients)  # of the whole batch
         return (a / (b + 1e-6)).clamp(0, 1e4).detach()

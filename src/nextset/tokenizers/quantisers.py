@@ -6,11 +6,14 @@ residuals, a sequence) is the business of the tokenizer that owns it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nextset.core import processes
 
 Distance = Literal["l2", "cosine"]
 
@@ -57,10 +60,11 @@ class Usage(nn.Module):
         self.register_buffer("hits", torch.zeros(groups, vocabulary), persistent=True)
 
     @torch.no_grad()
-    def record(self, group: int, ids: Tensor) -> None:
-        """Count the ids (any shape) that group `group` used in this step."""
-        counts = torch.bincount(ids.reshape(-1), minlength=self.hits.shape[1]).to(self.hits.dtype)
-        self.hits[group].lerp_(counts, 1 - self.decay)
+    def record(self, ids: Sequence[Tensor]) -> None:
+        """Count the ids (any shape) that each group used in this step, in the rows of all processes together."""
+        vocabulary = self.hits.shape[1]
+        counts = torch.stack([torch.bincount(i.reshape(-1), minlength=vocabulary) for i in ids])
+        self.hits.lerp_(processes.total(counts.to(self.hits.dtype)), 1 - self.decay)
 
     def used(self, least: float = 1e-3) -> Tensor:
         """Share of codes in use by each group: (groups,) in [0, 1]. A code is used when its mean hits exceed `least`."""
@@ -76,9 +80,9 @@ class Usage(nn.Module):
 def revive(codebook: Codebook, usage: Usage, samples: Tensor, least: float, order: Tensor) -> Tensor:
     """Replace codes whose hits (summed over groups) lie under `least` by vectors that were just seen.
 
-    samples: (M, C) encoder vectors of this step; order: (M,) a random permutation, so that the choice is the caller's
-    noise. Returns the number of replaced codes as a tensor. A revived code starts with the hits of an average one, or
-    it would be replaced again before it could be chosen.
+    samples: (M, C) encoder vectors of this step, the same in all processes; order: (M,) a random permutation, so that
+    the choice is the caller's noise. Returns the number of replaced codes as a tensor. A revived code starts with the
+    hits of an average one, or it would be replaced again before it could be chosen.
     """
     total = usage.hits.sum(0)
     dead = total < least

@@ -1,11 +1,12 @@
 """Step checkpoints that are whole or absent: a crash at any moment leaves the newest complete one in charge.
 
     <folder>/latest                  name of the newest checkpoint
-    <folder>/step-00001234/          manifest.json, state.json, <part>.safetensors ...
+    <folder>/step-00001234/          manifest.json, state.json, <group>.safetensors ...
 
 A checkpoint is written under a temporary name, flushed to disk, renamed, and only then pointed to. Its manifest lists
-size and SHA-256 of each file; a file that does not fit is refused. There is no pickle. What the tensors mean is the
-caller's business.
+size and SHA-256 of each file; a file that does not fit is refused. There is no pickle. Of several processes, the first
+writes everything; or each writes its parts of the tensors, then the first goes on (`shards`). `save` and `load` must be
+called by all. What the tensors mean is the caller's business.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any
 
 from torch import Tensor
 
+from nextset.core import processes
 from nextset.core.errors import NextsetError
 from nextset.core.files import atomic_write, read_json, read_safetensors, write_json, write_safetensors
+from nextset.training import shards
 
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What was saved after `step` steps: named groups of tensors (on the CPU) and a JSON-able state."""
+    """What was saved after `step` steps: named groups of tensors and a JSON-able state."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -36,57 +39,45 @@ class Checkpoint:
     path: Path
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 3) -> Path:
+def save(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 3,
+    sharded: bool = False,
+) -> Path:  # fmt: skip
     """Write the checkpoint of `step`, keep the newest `keep` up to it (0 = all), and return its folder.
 
+    sharded: the tensors are what each process has of them; else process 0 has them whole and the others' do not count.
     Checkpoints of later steps, of a run that was resumed from an older one, stay until they are written again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    recover(folder)
     final = folder / _name(step)
     building = folder / f".{final.name}.part"
     try:
-        building.mkdir()
-        for part, group in tensors.items():
-            write_safetensors(building / f"{part}.safetensors", _unshared(group), {"format": "pt"})
-        write_json(building / "state.json", state)
-        files = {path.name: _fingerprint(path) for path in sorted(building.iterdir())}
-        write_json(building / "manifest.json", {"format": FORMAT, "step": step, "files": files})
-        _flush(building)
-        if final.exists():  # a run that was resumed from an older checkpoint came by here again
-            final.rename(folder / f".{final.name}.old")
-        building.rename(final)
-        _flush(folder)
+        processes.by_first(lambda: _begin(building))
+        if sharded:
+            shards.write(building, tensors)
+        processes.by_first(lambda: _complete(building, final, step, tensors, state, sharded))
     except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        recover(folder)
+        if processes.rank() == 0:
+            shutil.rmtree(building, ignore_errors=True)
+            recover(folder)
         if isinstance(error, OSError):
             reason = error.strerror or error
             raise NextsetError(f"{final} was not written: {reason}; the older checkpoints are intact") from error
         raise
-    with atomic_write(folder / "latest") as handle:
-        handle.write(f"{final.name}\n".encode())
-    if keep > 0:
-        for path in [p for p in complete(folder) if p.name <= final.name][:-keep]:
-            path.rename(folder / f".{path.name}.gone")  # never half there under its own name
-    recover(folder)
+    processes.by_first(lambda: _point(final, keep))
     return final
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint after checking it against its manifest. path: a `step-...` folder, or a run's: its newest."""
-    chosen = path if (path / "manifest.json").exists() else latest(path)
-    if chosen is None:
-        raise NextsetError(f"{path} holds no checkpoint; give a run's folder or one of its step-... folders")
-    manifest = read_json(chosen / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise NextsetError(f"{chosen / 'manifest.json'} is not of format {FORMAT}; resume from another checkpoint")
-    for name, expected in manifest["files"].items():
-        file = chosen / name
-        if not file.exists() or _fingerprint(file) != expected:
-            raise NextsetError(f"{file} is {'damaged' if file.exists() else 'missing'}; {_remedy(chosen)}")
-    parts = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
-    tensors = {part.stem: read_safetensors(chosen / part) for part in parts}
+def load(path: Path, place: shards.Place | None = None) -> Checkpoint:
+    """Read a checkpoint after checking it against its manifest. path: a `step-...` folder, or a run's: its newest.
+
+    place: where tensors of a sharded checkpoint go, see `shards.read`; by default they are whole, on the CPU.
+    """
+    chosen, manifest = processes.by_first(lambda: _checked(path))
+    if "groups" in manifest:
+        tensors = shards.read(chosen, manifest["groups"], place)
+    else:
+        parts = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
+        tensors = {part.stem: read_safetensors(chosen / part) for part in parts}
     return Checkpoint(int(manifest["step"]), tensors, read_json(chosen / "state.json"), chosen)
 
 
@@ -118,6 +109,59 @@ def recover(folder: Path) -> None:
     for pattern in (".step-*.part", ".step-*.gone"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".latest.*.part"):
+        path.unlink(missing_ok=True)
+
+
+def _begin(building: Path) -> None:
+    """An empty folder to write into."""
+    building.parent.mkdir(parents=True, exist_ok=True)
+    recover(building.parent)
+    building.mkdir()
+
+
+def _complete(
+    building: Path, final: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], sharded: bool
+) -> None:
+    """Write what is missing, list everything in the manifest, and give the folder its name."""
+    if not sharded:
+        for group, named in tensors.items():
+            write_safetensors(building / f"{group}.safetensors", _unshared(named), {"format": "pt"})
+    write_json(building / "state.json", state)
+    files = {path.name: _fingerprint(path) for path in sorted(building.iterdir())}
+    groups = {"groups": sorted(tensors)} if sharded else {}
+    write_json(building / "manifest.json", {"format": FORMAT, "step": step, **groups, "files": files})
+    _flush(building)
+    if final.exists():  # a run that was resumed from an older checkpoint came by here again
+        final.rename(final.with_name(f".{final.name}.old"))
+    building.rename(final)
+    _flush(final.parent)
+
+
+def _point(final: Path, keep: int) -> None:
+    """Make a complete checkpoint the newest, and remove those that are too old."""
+    folder = final.parent
+    with atomic_write(folder / "latest") as handle:
+        handle.write(f"{final.name}\n".encode())
+    if keep > 0:
+        for path in [p for p in complete(folder) if p.name <= final.name][:-keep]:
+            path.rename(folder / f".{path.name}.gone")  # never half there under its own name
+    recover(folder)
+
+
+def _checked(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the checkpoint that is meant, whose files are what its manifest, the second, says."""
+    chosen = path if (path / "manifest.json").exists() else latest(path)
+    if chosen is None:
+        raise NextsetError(f"{path} holds no checkpoint; give a run's folder or one of its step-... folders")
+    manifest = read_json(chosen / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise NextsetError(f"{chosen / 'manifest.json'} is not of format {FORMAT}; resume from another checkpoint")
+    for name, expected in manifest["files"].items():
+        file = chosen / name
+        if not file.exists() or _fingerprint(file) != expected:
+            raise NextsetError(f"{file} is {'damaged' if file.exists() else 'missing'}; {_remedy(chosen)}")
+    return chosen, manifest
 
 
 def _name(step: int) -> str:

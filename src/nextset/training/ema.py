@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from nextset.training.parallel import laid_out_as, local
+
 
 class Ema:
     """mean <- d mean + (1 - d) parameter, in float32, with d = min(decay, (1 + n) / (10 + n)) at update n = 1, 2, ...
@@ -34,8 +36,8 @@ class Ema:
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        now = [p.detach().float() for p in self._parameters.values()]
-        torch._foreach_lerp_(list(self._means.values()), now, 1.0 - decay)
+        now = [local(p.detach()).float() for p in self._parameters.values()]
+        torch._foreach_lerp_([local(mean) for mean in self._means.values()], now, 1.0 - decay)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[nn.Module]:
@@ -61,7 +63,7 @@ class Ema:
         if means.keys() != self._means.keys():
             raise KeyError(f"means of other parameters: {sorted(means.keys() ^ self._means.keys())[:3]}")
         for name, mean in self._means.items():
-            mean.copy_(means[name])
+            mean.copy_(laid_out_as(mean, means[name]))
         self.updates = updates
 
     @torch.no_grad()

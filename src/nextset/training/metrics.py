@@ -1,10 +1,11 @@
-"""Metrics of a run: one line of JSON per logging step, read back, and drawn.
+"""Metrics of a run: one line of JSON per logging step, and read back.
 
 A line is a flat dict of numbers with "step" first. What the numbers mean is said by their names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -40,28 +41,46 @@ class Means:
         self._sums = {}
         return means
 
+    def state(self) -> list[list[Any]]:
+        """What was added since `take`, JSON-able and exact."""
+        return [[list(names), total.tolist(), n] for names, (total, n) in self._sums.items()]
+
+    def load(self, state: list[list[Any]], device: torch.device) -> None:
+        """Go on from a `state`."""
+        self._sums = {tuple(names): (torch.tensor(total, device=device), n) for names, total, n in state}
+
 
 class MetricsWriter:
-    """Appends lines to <folder>/metrics.jsonl. Each is flushed: a reader sees it at once, a crash loses none."""
+    """Appends lines to <folder>/metrics.jsonl. Each is written at once: a reader sees it, a crash loses none.
+
+    Lines that a full disk does not take wait for the next one.
+    """
 
     def __init__(self, folder: Path, after: int = 0) -> None:
         """after: the run continues from this step; lines of later steps (of a run that crashed) are dropped."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
-        if path.exists():
-            kept = [row for row in read(folder) if row["step"] <= after]
-            with atomic_write(path) as handle:
-                handle.writelines(_line(row) for row in kept)
-        self._handle = path.open("ab")
+        kept = [row for row in read(folder) if row["step"] <= after] if path.exists() else []
+        for half in folder.glob(f".{FILE}.*.part"):  # of a run that was killed right here
+            half.unlink(missing_ok=True)
+        with atomic_write(path) as handle:
+            handle.writelines(_line(row) for row in kept)
+        self._handle = path.open("ab", buffering=0)
+        self._waiting = b""
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self._handle.write(_line({"step": step, **values}))
-        self._handle.flush()
+    def write(self, step: int, values: dict[str, float]) -> str | None:
+        """Write a line; returns why it has to wait, if it has to."""
+        self._waiting += _line({"step": step, **values})
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._handle.write(self._waiting) :]
+        except OSError as error:
+            return f"{self._handle.name} was not written: {error.strerror or error}; its lines wait"
+        return None
 
     def close(self) -> None:
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-        self._handle.close()
+        with self._handle, contextlib.suppress(OSError):  # of lines that wait to the end, `write` has told
+            self._handle.write(self._waiting)
+            os.fsync(self._handle.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -86,31 +105,6 @@ def read(folder: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
-
-
-def plot(folder: Path) -> Path:
-    """Draw every metric of a run over its steps, one panel each, to <folder>/metrics.png. Needs matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise NextsetError("plots need matplotlib, which is not installed; pip install 'nextset[plots]'") from error
-    rows = read(folder)
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("step", "elapsed")]
-    if not names:
-        raise NextsetError(f"{folder / FILE} has no lines yet; wait for the first logging step")
-    columns = min(4, len(names))
-    height = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4 * columns, 2.6 * height), layout="constrained")
-    for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(height, columns, place)
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1)
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-    with atomic_write(folder / "metrics.png") as handle:
-        figure.savefig(handle, format="png", dpi=100)
-    return folder / "metrics.png"
 
 
 def _line(row: dict[str, Any]) -> bytes:

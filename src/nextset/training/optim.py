@@ -5,11 +5,13 @@ A parameter is known by its name in the model. Nothing here waits for the device
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nextset.training.parallel import laid_out_as
 
 
 def decays(name: str, ndim: int, no_decay: Sequence[str] = ()) -> bool:
@@ -41,9 +43,12 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
         group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float = 0.0) -> tuple[Tensor, Tensor]:
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], limit: float = 0.0, norms: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Scale all gradients so that their joint L2 norm is at most `limit` (0 = leave them as they are).
 
+    norms: makes the norms of gradients of those of the parts of them that are here, where they are cut.
     Returns (norm before clipping, scalar; norm of each parameter's gradient (n,), 0 where there is none).
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -53,6 +58,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float = 0.0) -> tu
     present = iter(torch._foreach_norm(gradients, 2.0))
     zero = torch.zeros((), device=gradients[0].device)
     each = torch.stack([zero if p.grad is None else next(present).float() for p in parameters])
+    each = norms(each) if norms else each
     norm = torch.linalg.vector_norm(each)
     if limit > 0:
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
@@ -76,17 +82,6 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         i = index[name]
         state.setdefault(i, {})[field] = laid_out_as(parameters[i], value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy of `value` with the strides of `parameter` where it has its shape.
-
-    Files hold contiguous tensors, and fused kernels walk parameter, gradient and state side by side in memory without
-    a look at strides: next to a channels-last weight, a contiguous state would be read in the wrong order.
-    """
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _names(optimizer: torch.optim.Optimizer) -> list[str]:

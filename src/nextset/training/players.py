@@ -17,39 +17,45 @@ from nextset.training.optim import (
     adamw,
     clip_gradients,
     decay_groups,
-    laid_out_as,
     load_optimizer_tensors,
     optimizer_tensors,
     set_rates,
 )
+from nextset.training.parallel import Whole, laid_out_as
 from nextset.training.recipes import TrainConfig
 
 
 class Player:
-    """parameters: names in the model -> trainable parameters. scale: factor of the learning rate. no_decay: parts of
-    names that weight decay leaves out."""
+    """parameters: names in the model -> trainable parameters. weights: where they are. scale: factor of the learning
+    rate. no_decay: parts of names that weight decay leaves out."""
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], config: TrainConfig, scale: float, no_decay: tuple[str, ...]
-    ) -> None:
+        self, parameters: dict[str, nn.Parameter], weights: Whole, config: TrainConfig, scale: float,
+        no_decay: tuple[str, ...],
+    ) -> None:  # fmt: skip
         self.names = list(parameters)
         self.finite = Finite(self.names)
-        self._parameters = list(parameters.values())
-        self._clip, self._scale = config.clip, scale
-        self._optimizer = adamw(decay_groups(parameters.items(), no_decay), config.lr, config.betas, config.eps)
+        self._parameters = parameters
+        self._own = {name: weights.own(p) for name, p in parameters.items()}
+        self._weights, self._clip, self._scale = weights, config.clip, scale
+        self._optimizer = adamw(decay_groups(self._own.items(), no_decay), config.lr, config.betas, config.eps)
 
     @property
     def device(self) -> torch.device:
-        return self._parameters[0].device
+        return next(iter(self._own.values())).device
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss' gradient to this player's parameters, and to no other's: a generator's loss goes through the
         critic and leaves nothing there."""
-        torch.autograd.backward(loss, inputs=self._parameters)
+        torch.autograd.backward(loss, inputs=self._weights.leaves(list(self._parameters.values())))
+
+    def reduce(self) -> None:
+        """Make the gradient that of the whole batch."""
+        self._weights.reduce(list(self._parameters.values()))
 
     def clip(self) -> tuple[Tensor, Tensor]:
         """(joint norm before clipping, norm of each parameter's gradient), see `clip_gradients`."""
-        return clip_gradients(self._parameters, self._clip)
+        return clip_gradients(list(self._own.values()), self._clip, self._weights.norms)
 
     def step(self, lr: float, weight_decay: float) -> None:
         """Follow the gradients and forget them."""
@@ -59,19 +65,25 @@ class Player:
 
     def tensors(self) -> dict[str, Tensor]:
         """Optimiser state, and gradients that wait for a later step (of Updates with apply=False)."""
-        waiting = zip(self.names, self._parameters, strict=True)
-        gradients = {f"{name}/gradient": p.grad for name, p in waiting if p.grad is not None}
-        return {**optimizer_tensors(self._optimizer), **gradients}
+        gradients = {f"{name}/gradient": p.grad for name, p in self._own.items() if p.grad is not None}
+        tensors = {**optimizer_tensors(self._optimizer), **gradients}
+        return {key: self._weights.joined(self._parameter(key), tensor) for key, tensor in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave; KeyError for parameters that are not this player's."""
-        load_optimizer_tensors(self._optimizer, {k: v for k, v in tensors.items() if not k.endswith("/gradient")})
-        for name, parameter in zip(self.names, self._parameters, strict=True):
-            gradient = tensors.get(f"{name}/gradient")
-            parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
+        parts = {key: self._weights.part(self._parameter(key), tensor) for key, tensor in tensors.items()}
+        gradients = {name: parts.pop(f"{name}/gradient", None) for name in self.names}
+        load_optimizer_tensors(self._optimizer, parts)
+        for name, gradient in gradients.items():
+            own = self._own[name]
+            own.grad = None if gradient is None else laid_out_as(own, gradient)
+
+    def _parameter(self, key: str) -> nn.Parameter:
+        """The one that a tensor "<parameter>/<field>" belongs to."""
+        return self._parameters[key.rsplit("/", 1)[0]]
 
 
-def players(model: nn.Module, config: TrainConfig) -> dict[str, Player]:
+def players(model: nn.Module, weights: Whole, config: TrainConfig) -> dict[str, Player]:
     """The players of a model by the name of their parameter group.
 
     Frozen parameters play no part; a parameter belongs to the model and to one player. A model may name parameters that
@@ -90,5 +102,6 @@ def players(model: nn.Module, config: TrainConfig) -> dict[str, Player]:
             raise NextsetError(f"group {group!r} has no parameter to train; unfreeze it or leave it out")
         if not names.keys() >= set(parameters):
             raise ValueError(f"group {group!r} has parameters that are not the model's, or are another group's")
-        found[group] = Player({names.pop(p): p for p in parameters}, config, config.lr_scale.get(group, 1.0), no_decay)
+        named = {names.pop(p): p for p in parameters}
+        found[group] = Player(named, weights, config, config.lr_scale.get(group, 1.0), no_decay)
     return found

@@ -1,7 +1,7 @@
 """Recipes: one TOML file per training run.
 
-    kind = "tokenizer"            # or "generator"; the name is the file's
-    system = "..."                # whose generator; a tokenizer has none
+    kind = "tokenizer"            # or "generator", or "classifier"; the name is the file's
+    system = "..."                # whose generator; the others have none
     [model] [data] [sample]       # for the rooms that build these
     [train]                       # TrainConfig
 
@@ -22,7 +22,7 @@ from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, nearest
 from nextset.training.schedules import check_kind
 
-KINDS = ("tokenizer", "generator")
+KINDS = ("tokenizer", "generator", "classifier")
 SECTIONS = ("model", "data", "train", "sample")
 
 
@@ -37,6 +37,9 @@ class TrainConfig(Config):
     gradients and optimiser stay float32. threads: of the CPU, 0 = torch's choice.
     log_every, sample_every, save_every: steps; 0 = never, though the end is always saved. save_minutes: besides, after
     so many minutes. keep: checkpoints, 0 = all.
+    parallel: where the weights are when a launcher starts several processes, which then share every batch: whole in each
+    ('ddp'), cut ('fsdp'); 'auto' is ddp, 'none' refuses several. checkpoint: written whole by the first process, or
+    'sharded', each process its parts; either kind serves any number of processes.
     time_budget: minutes after which a run ends, 0 = none. schedule_by: 'time' lets the schedules run through by the
     end of the budget, whatever step that is; such a run is not repeatable bit by bit.
     """
@@ -59,6 +62,8 @@ class TrainConfig(Config):
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     threads: int = 0
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    checkpoint: Literal["whole", "sharded"] = "whole"
     log_every: int = 50
     sample_every: int = 500
     save_every: int = 1000
@@ -115,7 +120,7 @@ class Recipe:
                 raise NextsetError(f"{section} is {values[section]!r}, but must be a section [{section}]")
         kind, system = values.get("kind"), values.get("system")
         if kind not in KINDS:
-            raise NextsetError(f"kind is {kind!r}, but must be 'tokenizer' or 'generator'; say it in the first lines")
+            raise NextsetError(f"kind is {kind!r}, but must be one of {', '.join(KINDS)}; say it in the first lines")
         if system is not None and not isinstance(system, str):
             raise NextsetError(f"system is {system!r}, but must be a name")
         if kind == "generator" and system is None:

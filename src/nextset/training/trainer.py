@@ -2,6 +2,7 @@
 
 It knows no system: a model is any module with `updates` and `parameter_groups` (`nextset.core.update.Trainable`). What
 is random in a step depends on (seed, step) and on sample indices only, so a resumed run is the whole run, bit by bit.
+Several processes that a launcher started train one model; process 0 alone writes and speaks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,20 +19,24 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from nextset.core import processes
 from nextset.core.errors import NextsetError
+from nextset.core.files import write_json
 from nextset.core.noise import Noise
 from nextset.core.update import Trainable, Update
 from nextset.training import checkpoints, schedules
+from nextset.training.batches import check_rows, rows_of_one
 from nextset.training.clock import Clock
 from nextset.training.ema import Ema
 from nextset.training.interrupts import Interrupts
 from nextset.training.metrics import Means, MetricsWriter
+from nextset.training.parallel import weights_of
 from nextset.training.players import players
 from nextset.training.recipes import TrainConfig
 from nextset.training.report import Report, duration
 
 # Fields that may differ between a run and its continuation without a word.
-_FREE = {"log_every", "sample_every", "save_every", "save_minutes", "keep", "threads"}
+_FREE = {"log_every", "sample_every", "save_every", "save_minutes", "keep", "threads", "parallel", "checkpoint"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +53,13 @@ class Trainer:
     """Trains `model` in `folder`, which holds metrics.jsonl, samples/ and the checkpoints.
 
     batches(i) -> batch i: a tensor or a dict of tensors (moved to the model's device); step s sees the batches
-    s * accumulate ... (s + 1) * accumulate - 1. samples: how many there are, for the first lines.
+    s * accumulate ... (s + 1) * accumulate - 1. Of several processes each gets its rows (`Batches` sees to it).
+    samples: how many there are, for the first lines.
     sample(model, step) -> images to look at, or None; called with the mean weights, in eval mode, without gradients.
     write_grid(path, images) stores them as samples/step-000100.png.
     show: parts of Updates that are printed beside the losses. on_log(step, values): after each logged line.
     notes: whatever JSON-able belongs to the run (its recipe); saved with each checkpoint.
+    files: names and JSON-able contents of files that the folder gets when the run begins.
     """
 
     def __init__(
@@ -68,15 +76,25 @@ class Trainer:
         show: Sequence[str] = (),
         on_log: Callable[[int, dict[str, float]], None] | None = None,
         notes: dict[str, Any] | None = None,
+        files: dict[str, Any] | None = None,
         console: Console | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.folder = model, batches, config, Path(folder)
-        self.title, self.samples, self.notes = title, samples, notes or {}
+        self.title, self.samples, self.notes, self.files = title, samples, notes or {}, files or {}
         self.sample, self.write_grid, self.on_log = sample, write_grid, on_log
-        self.report = Report(console or Console(), show)
+        processes.join()
+        if others := processes.unlike_first({"config": config.to_dict(), "notes": self.notes}):
+            raise NextsetError(
+                f"{others} of {processes.count()} processes have another recipe or other data than the first; start all "
+                f"with the same command, and give every machine the same data"
+            )
+        self._rows = rows_of_one(config.batch, processes.count())
+        self.first = processes.rank() == 0
+        self.report = Report((console or Console()) if self.first else Console(quiet=True), show)
         self.step = 0
         self.elapsed = 0.0
-        self.players = players(model, config)
+        self.weights = weights_of(model, config.parallel)
+        self.players = players(model, self.weights, config)
         self.device = next(iter(self.players.values())).device
         self.ema = Ema(model, config.ema) if config.ema else None
         self._noise = Noise(config.seed, "train")
@@ -89,38 +107,43 @@ class Trainer:
     def run(self) -> Result:
         """Train to the last step or the end of the time budget; the end is logged, sampled and saved.
 
-        On SIGINT or SIGTERM the step is finished and saved, then SystemExit is raised with 130 or 143. A folder with
-        checkpoints of another run is refused with NextsetError; `resume` continues it.
+        On SIGINT or SIGTERM, to any of the processes, the step is finished and saved, then SystemExit is raised with 130
+        or 143. A folder with checkpoints of another run is refused with NextsetError; `resume` continues it.
         """
         c = self.config
-        newest = checkpoints.latest(self.folder)
+        newest = processes.by_first(lambda: checkpoints.latest(self.folder))
         if newest is not None and self._saved is None:
             raise NextsetError(f"{self.folder} already holds {newest.name}; resume that run or choose another folder")
+        processes.by_first(self._write_files)
         if c.threads:
             torch.set_num_threads(c.threads)
         _train_mode(self.model)
         self.report.begin(self.title, self.folder, self.model, self.players, c, self.samples, self.step)
+        if processes.count() > 1:
+            self.report.say(f"shared:  {processes.count()} processes ({self.weights.name}), {self._rows} rows each")
         clock = Clock(self.elapsed, self.step)
         logged = sampled = saved = self.step
         values: dict[str, float] = {}
         try:
-            with Interrupts() as interrupts, MetricsWriter(self.folder, after=self.step) as metrics:
+            with Interrupts() as interrupts, self._metrics() as metrics:
                 while True:
-                    # The end is decided here alone, so that a signal at any moment finds it logged and saved.
-                    over = self.step >= c.steps or bool(interrupts.received) or self._out_of_time()
+                    # The end is decided here alone, and by all processes together: a signal at any moment finds it
+                    # logged and saved. Their clocks differ, so they go by the one that is ahead.
+                    stop, self.elapsed, unsaved = processes.most(
+                        interrupts.received or 0, clock.elapsed(), clock.since_save()
+                    )
+                    over = self.step >= c.steps or stop > 0 or self._out_of_time()
                     if self.step > logged and (over or self._due(c.log_every)):
                         self._check_finite()
                         values = {**self._means.take(), **self._used, **clock.lap(self.step, c.batch * c.accumulate)}
-                        metrics.write(self.step, values)
-                        self.report.log(self.step, values, self._remaining(clock.speed(self.step)))
                         logged = self.step
-                        if self.on_log:
-                            self.on_log(self.step, values)
-                    if self.step > sampled and not interrupts.received and (over or self._due(c.sample_every)):
+                        if metrics:
+                            self._log(metrics, values, clock)
+                    if self.step > sampled and not stop and (over or self._due(c.sample_every)):
                         with clock.paused():
                             self._write_samples()
                         sampled = self.step
-                    late = 0 < 60 * c.save_minutes < clock.since_save()
+                    late = 0 < 60 * c.save_minutes < unsaved
                     if self.step > saved and (over or late or self._due(c.save_every)):
                         with clock.paused():
                             self._save_or_say(must=over)
@@ -129,13 +152,12 @@ class Trainer:
                     if over:
                         break
                     self._one_step()
-                    self.elapsed = clock.elapsed()
                     self.report.step(self.step, self._remaining(clock.speed(self.step)))
             path = self._saved or self.save()
-            if interrupts.received:
-                name = interrupts.received.name
+            if stop := int(processes.most(interrupts.received or 0)[0]):
+                name = signal.Signals(stop).name
                 self.report.say(f"{name}: stopped after step {self.step}; saved {path}; resume the run to go on")
-                raise SystemExit(interrupts.exit_code)
+                raise SystemExit(128 + stop)
             why = "" if self.step >= c.steps else f" (the time budget of {c.time_budget:g} min is used up)"
             self.report.say(f"done: {self.step} steps in {duration(self.elapsed)}{why}; saved {path}")
             return Result(self.step, self.elapsed, values, path)
@@ -146,11 +168,13 @@ class Trainer:
         """All Updates of all batches of a step."""
         parts = self.config.accumulate
         self._used = self._rates()
-        torch.manual_seed(_hash(self.config.seed, self.step))  # dropout, the one kind of noise that has no address
+        torch.manual_seed(_hash(self.config.seed, self.step, processes.rank()))  # dropout, noise without an address
         for part in range(parts):
             batch = _to(self.batches(self.step * parts + part), self.device)
+            check_rows(batch, self._rows)
             for update in self._updates(batch):
-                self._follow(update, apply=update.apply and part == parts - 1)
+                self._follow(update, last=part == parts - 1)
+        self.weights.settle()
         if self.ema:
             self.ema.update()
         self.step += 1
@@ -159,13 +183,15 @@ class Trainer:
         """The model's Updates; its own code, and nothing else, runs under autocast."""
         source = cast(Trainable, self.model).updates(batch, self.step, self._noise)
         while True:
+            self.weights.gather()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
                 update = next(source, None)
             if update is None:
                 return
             yield update
 
-    def _follow(self, update: Update, apply: bool) -> None:
+    def _follow(self, update: Update, last: bool) -> None:
+        """Backward, and a step where the update asks for one and its part is the `last` of a step."""
         player = self.players.get(update.group)
         if player is None:
             groups = ", ".join(self.players)
@@ -173,9 +199,12 @@ class Trainer:
         player.backward(update.loss / self.config.accumulate)
         labels = ("loss", *update.parts)
         values = [value.detach().float().reshape(()) for value in (update.loss, *update.parts.values())]
-        scalars = torch.stack([value.to(self.device) for value in values])
+        scalars = processes.mean(torch.stack([value.to(self.device) for value in values]))
         self._means.add(tuple(f"{update.name}/{label}" for label in labels), scalars)
-        if apply:
+        if last:
+            player.reduce()
+        if last and update.apply:
+            self.weights.release()
             norm, each = player.clip()
             self._means.add((f"{update.name}/gradient_norm",), norm[None])
             player.finite.watch(update.name, labels, scalars, each, self.step)
@@ -186,15 +215,21 @@ class Trainer:
     # ---- state
 
     def save(self) -> Path:
-        """Write a checkpoint of this moment; NextsetError if numbers are not finite or the disk is full."""
+        """Write a checkpoint of this moment, for any number of processes; NextsetError if numbers are not finite or the
+        disk is full."""
         self._check_finite()
-        state = {"elapsed": self.elapsed, "config": self.config.to_dict(), "notes": self.notes}
+        state: dict[str, Any] = {"elapsed": self.elapsed, "config": self.config.to_dict(), "notes": self.notes}
+        state["means"] = self._means.state()
+        self.weights.release()
         tensors = {f"optimizer-{name}": player.tensors() for name, player in self.players.items()}
         tensors["model"] = self.model.state_dict()
         if self.ema:
             tensors["ema"] = self.ema.means()
             state["ema_updates"] = self.ema.updates
-        self._saved = checkpoints.save(self.folder, self.step, tensors, state, self.config.keep)
+        sharded = self.config.checkpoint == "sharded"
+        if not sharded:
+            tensors = {group: self.weights.collect(named) for group, named in tensors.items()}
+        self._saved = checkpoints.save(self.folder, self.step, tensors, state, self.config.keep, sharded)
         return self._saved
 
     def resume(self, path: str | Path | None = None) -> int:
@@ -202,10 +237,10 @@ class Trainer:
 
         Raises NextsetError if it is damaged or of another model. Values of the config that changed are said.
         """
-        checkpoints.recover(self.folder)
-        saved = checkpoints.load(Path(path) if path else self.folder)
+        processes.by_first(lambda: checkpoints.recover(self.folder))
+        saved = checkpoints.load(Path(path) if path else self.folder, self.weights.place)
         try:
-            self.model.load_state_dict(saved.tensors["model"])
+            self.weights.load(saved.tensors["model"])
             for name, player in self.players.items():
                 player.load(saved.tensors[f"optimizer-{name}"])
             if self.ema and "ema" in saved.tensors:
@@ -215,6 +250,7 @@ class Trainer:
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise NextsetError(f"{saved.path} is not of this model: {reason}; use the run's own recipe") from error
+        self._means.load(saved.state.get("means", []), self.device)
         self.step, self.elapsed, self._saved = saved.step, float(saved.state["elapsed"]), saved.path
         before, now = saved.state["config"], self.config.to_dict()
         changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if k not in _FREE and before.get(k) != v]
@@ -228,7 +264,8 @@ class Trainer:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.no_grad(), self.ema.swapped() if self.ema else contextlib.nullcontext():
+            self.weights.release()
+            with torch.no_grad(), self.ema.swapped() if self.ema else contextlib.nullcontext(), self.weights.plain():
                 yield self.model
         finally:
             for module, training in modes:
@@ -247,15 +284,39 @@ class Trainer:
             "weight_decay": schedules.weight_decay(it, c.steps, c.weight_decay, last),
         }
 
+    def _write_files(self) -> None:
+        for name, content in self.files.items():
+            write_json(self.folder / name, content)
+
     def _write_samples(self) -> None:
         if self.sample is None or self.write_grid is None:
             return
         with self.averaged() as model:
-            images = self.sample(model, self.step)
-        if images is not None:
-            path = self.folder / "samples" / f"step-{self.step:06d}.png"
+            processes.by_first(lambda: self._write_grid(model))
+
+    def _write_grid(self, model: nn.Module) -> None:
+        assert self.sample is not None and self.write_grid is not None
+        images = self.sample(model, self.step)
+        if images is None:
+            return
+        path = self.folder / "samples" / f"step-{self.step:06d}.png"
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.write_grid(path, images)
+        except NextsetError as error:
+            self.report.say(f"warning: {error}")
+        except OSError as error:
+            self.report.say(f"warning: {path} was not written: {error.strerror or error}")
+
+    def _metrics(self) -> contextlib.AbstractContextManager[MetricsWriter | None]:
+        return MetricsWriter(self.folder, after=self.step) if self.first else contextlib.nullcontext()
+
+    def _log(self, metrics: MetricsWriter, values: dict[str, float], clock: Clock) -> None:
+        if problem := metrics.write(self.step, values):
+            self.report.say(f"warning: {problem}")
+        self.report.log(self.step, values, self._remaining(clock.speed(self.step)))
+        if self.on_log:
+            self.on_log(self.step, values)
 
     def _save_or_say(self, must: bool) -> None:
         """Save. A full disk in the middle of a run is said and tried again later: the run itself is not lost."""
@@ -301,6 +362,7 @@ def _to(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def _hash(seed: int, step: int) -> int:
-    """A 63-bit seed for one step."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest(), "little") >> 1
+def _hash(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed for one step of one process."""
+    words = f"{seed}/{step}" + (f"/{rank}" if rank else "")
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little") >> 1
