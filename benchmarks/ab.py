@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
+from nextset.core.machine import machine as machine_of
 
 
 def seconds(fn: Callable[[], object]) -> tuple[float, float]:
@@ -51,23 +48,8 @@ def cost(fn: Callable[[], object], least: float = 0.15, most: int = 20) -> float
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")),
-        platform.processor(),
-    )
-    flags = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in info]
-    return {
-        "date": date.today().isoformat(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "flags": flags,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "command": " ".join(["nextset bench", *sys.argv[2:]]),
-    }
+    """What the figures of this benchmark were measured on."""
+    return machine_of(" ".join(["nextset bench", *sys.argv[2:]]))
 
 
 def file_result(path: Path, record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,8 @@ def test_300_mixed_files_train_and_tokenize(tmp_path: Path) -> None:
     said = run("tokenize", tmp_path / "data", "-m", tmp_path / "tok" / "model", "-o", tmp_path / "codes.npz")
     assert "204 pictures x 1" in said and said.count("skipped: ") == 21
     assert f"skipped: and {len(left_out) - 20} more" in said
+    skipped = json.loads((tmp_path / "tok" / "data.json").read_text())["skipped"]
+    assert len(skipped) == len(left_out) and all(any(name in line for line in skipped) for name in left_out)
+    page = tmp_path / "tok" / "report.html"
+    run("report", tmp_path / "tok")
+    assert page.read_text().count(Path(next(iter(left_out))).name) >= 1

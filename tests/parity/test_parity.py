@@ -17,7 +17,7 @@ FOLDERS = folders()
 def state_of(slug: str) -> str:
     """The catalogue's word on a system; slugs without a record (the judges) are planned until something handles them."""
     states = {record.slug: record.state for record in list_systems()}  # a broken record must fail, not skip everything
-    return states.get(slug, "planned")
+    return states.get(slug, "available" if handlers_of(slug) else "planned")
 
 
 def handlers_of(slug: str) -> dict:

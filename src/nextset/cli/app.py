@@ -34,13 +34,32 @@ def root(
 
 def _register() -> None:
     from nextset.cli.bench import bench
+    from nextset.cli.claims import claim, claims
     from nextset.cli.convert import convert
     from nextset.cli.generate import generate
+    from nextset.cli.judge import judge
     from nextset.cli.pictures import edit, inpaint, outpaint, reconstruct
+    from nextset.cli.report import report
     from nextset.cli.systems import describe, systems
     from nextset.cli.train import tokenize, train
 
-    for command in (generate, reconstruct, inpaint, outpaint, edit, train, tokenize, convert, systems, describe, bench):
+    for command in (
+        generate,
+        reconstruct,
+        inpaint,
+        outpaint,
+        edit,
+        train,
+        tokenize,
+        report,
+        judge,
+        claim,
+        claims,
+        convert,
+        systems,
+        describe,
+        bench,
+    ):
         app.command()(command)
 
 

@@ -130,6 +130,7 @@ class Record(Config):
     capabilities: tuple[str, ...]
     axes: Axes
     entry: str = ""
+    claim: str = ""
     doc: str = ""
     example: str = ""
     limits: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """From a recipe to a trained and published model: builds what the recipe names and hands it to the trainer.
 
 Stage 1 trains a tokenizer on pictures; stage 2 trains a generator on that tokenizer's cached codes. Each ends with a
-model folder `<run>/model` (averaged weights) that `nextset.load` or a stage-2 recipe reads.
+model folder `<run>/model` (averaged weights) that `nextset.load` or a stage-2 recipe reads. Recipes of classifiers are
+handed to `classifiers`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from nextset.core import processes
 from nextset.core.errors import NextsetError, nearest
 from nextset.core.noise import Noise
 from nextset.data.codes import Codes, codes_fingerprint, encode_dataset, load_codes, save_codes
 from nextset.data.dataset import open_dataset
 from nextset.data.emoji import balanced_weights
 from nextset.data.images import grid, save_png
+from nextset.data.inventory import inventory, summary
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
+from nextset.hub.classifiers import train_by_recipe
 from nextset.nn.autoencoder import channels_last
 from nextset.tokenizers.objective import ObjectiveConfig
 from nextset.training.batches import Batches
@@ -32,11 +36,27 @@ from nextset.training.trainer import Result, Trainer
 STORED = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, console: Console | None = None) -> tuple[Result, Path]:
-    """Train what the recipe says in `folder`; returns how it ended and the model folder that was written."""
+def train(
+    recipe: Recipe, folder: Path, *, resume: bool = False, console: Console | None = None
+) -> tuple[Result | None, Path]:
+    """Train what the recipe says in `folder`; returns how it ended and the model folder that was written.
+
+    A classifier has no trainer, so no result: only its file is returned. Of several processes, which a launcher started
+    with the same arguments, the first makes the codes, speaks and publishes.
+    """
+    processes.join()
+    console = (console or Console(stderr=True, highlight=False)) if processes.rank() == 0 else Console(quiet=True)
+    if recipe.kind == "classifier":
+        if processes.count() > 1:
+            raise NextsetError(
+                f"a classifier is trained by one process, but {processes.count()} were started; leave out the launcher"
+            )
+        if resume:
+            raise NextsetError("a classifier is trained in one go and leaves no checkpoints; leave out --resume")
+        return None, train_by_recipe(recipe, folder, console)
     torch.manual_seed(recipe.train.seed)  # initial weights; everything later is drawn from counter-based noise
     builder = {"tokenizer": _tokenizer_run, "generator": _generator_run}[recipe.kind]
-    trainer, publish = builder(recipe, folder, console or Console(stderr=True, highlight=False))
+    trainer, publish = builder(recipe, folder, console)
     if resume:
         trainer.resume()
     result = trainer.run()
@@ -49,11 +69,11 @@ def _dataset(recipe: Recipe, console: Console) -> Any:
     source = options.pop("source", None)
     if not source:
         raise NextsetError(
-            "data.source is missing; give emoji, a folder of pictures or an .npz file: data.source=my/pictures"
+            "data.source is missing; give emoji, a folder, an .npz, .tar shards or hf:owner/name: data.source=my/pictures"
         )
     data = open_dataset(source, **options)
-    for line in getattr(data, "skipped", []):
-        console.print(f"skipped: {line}", markup=False)
+    for line in summary(inventory(data)):
+        console.print(line, markup=False, soft_wrap=True)
     return data
 
 
@@ -69,7 +89,7 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     if kind not in pretrained.TOKENIZERS:
         raise NextsetError(f"model.type is {kind!r}, but must be one of {', '.join(pretrained.TOKENIZERS)}")
     cls = pretrained.class_of(pretrained.TOKENIZERS[kind])
-    model = channels_last(cls(cls.config_type.from_dict(model_config), objective))
+    model = channels_last(cls(cls.config_type.from_dict(model_config), objective)).to(processes.device())
     batches = Batches(len(data), recipe.train.batch, recipe.train.seed)
     noise = Noise(recipe.train.seed, "data")
     shown = torch.linspace(0, len(data) - 1, 32).long()
@@ -79,13 +99,14 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
 
     def sample(module: nn.Module, step: int) -> Tensor:
         images = data.images(shown)
-        again = module.decode(module.encode(images))  # type: ignore[operator]
+        again = module.decode(module.encode(images.to(processes.device())))  # type: ignore[operator]
         return torch.stack([images, again.cpu()], 1).flatten(0, 1)
 
     def publish(trainer: Trainer) -> Path:
+        dtype = STORED[recipe.sample.get("store", "float32")]
         with trainer.averaged() as module:
-            return pretrained.save(
-                folder / "model", module, dtype=STORED[recipe.sample.get("store", "float32")], recipe=recipe.to_dict()
+            return processes.by_first(
+                lambda: pretrained.save(folder / "model", module, dtype=dtype, recipe=recipe.to_dict())
             )
 
     trainer = Trainer(
@@ -99,6 +120,7 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         write_grid=_grid_writer,
         show=("psnr",),
         notes={"recipe": recipe.to_dict(), "data": data.fingerprint},
+        files={"data.json": inventory(data)},
         console=console,
     )
     return trainer, publish
@@ -110,15 +132,16 @@ def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, cons
         return load_codes(recipe.data["codes"])
     variants = int(recipe.data.get("code_variants", 1))
     path = folder / "codes.npz"
-    expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed)
-    if path.exists():
-        codes = load_codes(path)
-        if codes.fingerprint == expected:
-            return codes
-    console.print(f"tokenizing {len(data):,} pictures x {variants} ...")
-    codes = encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed)
-    save_codes(path, codes)
-    return codes
+
+    def make() -> None:
+        expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed)
+        if path.exists() and load_codes(path).fingerprint == expected:
+            return
+        console.print(f"tokenizing {len(data):,} pictures x {variants} ...")
+        save_codes(path, encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed))
+
+    processes.by_first(make)
+    return load_codes(path)
 
 
 def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
@@ -138,6 +161,8 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     model = cls(cls.config_type.from_dict({**sizes, **recipe.model}), coder)
     if "start" in recipe.data:  # weights to begin with, of a generator with the same sizes
         model.load_state_dict(pretrained.load(recipe.data["start"]).model.state_dict())
+    for module in (model, coder):
+        module.to(processes.device())
     balance = float(recipe.data.get("balance", 1.0))
     weights = balanced_weights(codes.labels, balance) if balance != 1 else None
     batches = Batches(len(codes), recipe.train.batch, recipe.train.seed, weights)
@@ -152,20 +177,22 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         return {**codes.batch(batches.indices(i), batches.samples(i), noise), "total_steps": recipe.train.steps}
 
     def sample(module: nn.Module, step: int) -> Tensor:
-        labels = torch.arange(36) * len(codes.class_names) // 36
+        labels = torch.arange(36, device=processes.device()) * len(codes.class_names) // 36
         job = module.job(labels, **sampling)  # type: ignore[operator]
         return finish(Run.of(job, Noise(recipe.train.seed, "samples")))
 
     def publish(trainer: Trainer) -> Path:
         with trainer.averaged() as module:
-            return pretrained.save(
-                folder / "model",
-                module,
-                dtype=STORED[recipe.sample.get("store", "float32")],
-                class_names=codes.class_names,
-                defaults=sampling,
-                recipe=recipe.to_dict(),
-                card=card(recipe, module, trainer, codes),
+            return processes.by_first(
+                lambda: pretrained.save(
+                    folder / "model",
+                    module,
+                    dtype=STORED[recipe.sample.get("store", "float32")],
+                    class_names=codes.class_names,
+                    defaults=sampling,
+                    recipe=recipe.to_dict(),
+                    card=card(recipe, module, trainer, codes),
+                )
             )
 
     trainer = Trainer(
@@ -179,6 +206,7 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         write_grid=_grid_writer,
         show=("ce", "accuracy"),
         notes={"recipe": recipe.to_dict(), "codes": codes.fingerprint},
+        files={"data.json": inventory(data)},
         console=console,
     )
     return trainer, publish
