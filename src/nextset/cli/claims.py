@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nextset.cli.options import Threads, use, wrote
@@ -108,25 +109,28 @@ def claims(
 def _print(records: list[dict[str, Any]]) -> None:
     from nextset.judges.claims import Finding
 
-    out = Console()
+    out = Console(highlight=False)
     for record in records:
         about = record["machine"]
         out.print(f"[bold]{record['slug']}[/bold]  {_styled(record['outcome'])}")
-        out.print(record["statement"], markup=False)
+        out.print(escape(record["statement"]))
         budget = f", budget {record['budget_minutes']:g} min" if record["budget_minutes"] else ""
-        out.print(f"[dim]{about['date']}, {about['cpu']}, {about['threads']} threads{budget}; {about['command']}[/dim]")
-        table = Table("what", "metric", "found", "must be", "interval", "outcome", pad_edge=False)
+        measured = f"{about['date']}, {about['cpu']}, {about['threads']} threads{budget}; {about['command']}"
+        out.print(f"[dim]{escape(measured)}[/dim]")
+        table = Table("outcome", "what", box=None, pad_edge=False, header_style="dim")
         for values in record["findings"]:
-            table.add_row(*_row(Finding.from_dict(values)))
+            finding = Finding.from_dict(values)
+            table.add_row(_styled(finding.outcome), _told(finding))
         out.print(table)
+        out.print()
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
-    values = finding.values.items()
-    found = f"{next(iter(values))[1]:.4g}" if len(values) == 1 else "\n".join(f"{k}: {v:.4g}" for k, v in values)
-    interval = "" if finding.interval is None else "{:.3g} ... {:.3g}".format(*finding.interval)
-    what = f"{finding.what}\n[dim]{finding.note}[/dim]" if finding.note else finding.what
-    return what, finding.metric, found, finding.threshold, interval, _styled(finding.outcome)
+def _told(finding: Finding) -> str:
+    """What was compared; then the values, the interval, the threshold; then the metric and the note."""
+    found = ", ".join(f"{name} {value:.4g}" for name, value in finding.values.items())
+    between = "" if finding.interval is None else "; 95 % interval {:.3g} to {:.3g}".format(*finding.interval)
+    about = "; ".join(part for part in (finding.metric, finding.note) if part)
+    return f"{escape(finding.what)}\n{escape(found + between)}; must be {escape(finding.threshold)}\n[dim]{escape(about)}[/dim]"
 
 
 def _styled(outcome: str) -> str:

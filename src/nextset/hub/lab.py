@@ -41,7 +41,7 @@ from nextset.training.recipes import Recipe, load_recipe
 _BATCH = 250
 _TRIAL = 12  # steps that a trial runs; the second half is timed
 # fields of [train] that change no weight
-_FREE = {"threads", "log_every", "sample_every", "save_every", "save_minutes", "keep"}
+_FREE = {"threads", "log_every", "sample_every", "save_every", "save_minutes", "keep", "parallel", "checkpoint"}
 
 
 class Workbench:

@@ -85,10 +85,11 @@ def _name(arm: str) -> str:
 
 
 def _figures(report: Report) -> dict[str, float]:
-    """The figures of a report by name, with the floor of the headline."""
+    """The figures of a report by name, with the floor of the headline and the classifier's accuracy on real pictures."""
     found = {f.judge: f.value for f in report.figures}
-    floor = next((f.floor for f in report.figures if f.judge == "rfd_z"), None)
-    return found if floor is None else {**found, "rfd_z_floor": floor}
+    floors = {f.judge: f.floor for f in report.figures if f.floor is not None}
+    names = {"rfd_z": "rfd_z_floor", "cf_acc": "cf_acc_real"}
+    return {**found, **{name: floors[judge] for judge, name in names.items() if judge in floors}}
 
 
 def _reconstruction(lab: Lab, arm: str, tokenizer: Trained) -> dict[str, Any]:
