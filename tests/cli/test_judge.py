@@ -62,7 +62,7 @@ def test_a_report_names_what_its_figures_depend_on(folders: Path, cache: Path) -
     for judge in ("rfd_z", "rfd", "pca64_fd", "swd", "rpsd_db", "power of A over B"):
         assert judge in text
     assert ", same" in text and "fewer than 2,000" in text and "FID" not in text
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.iterdir())) == 2
     assert run(folders / "made", folders / "real") == text
 
 

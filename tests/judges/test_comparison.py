@@ -15,7 +15,7 @@ from nextset.judges.fidelity import ClassifierConfig
 from nextset.judges.hashing import SEED
 from nextset.judges.instruments import Instrument, load_instrument, make_instrument, save_instrument
 from nextset.judges.pixels import box_resize
-from nextset.judges.sets import ArraySet
+from nextset.judges.sets import REFERENCE, ArraySet, sample
 from nextset.judges.sources import open_set
 from tests.judges.scenes import coloured, photographs, refused, scenes, write
 
@@ -119,7 +119,7 @@ def test_png_files_are_judged_as_the_arrays_they_were(tmp_path: Path) -> None:
 def test_kept_statistics_give_the_same_report(tmp_path: Path) -> None:
     options = Options(cache=tmp_path)
     fresh, kept, none = (compare(A, B, SETS, o).to_dict() for o in (options, options, None))
-    assert fresh == kept == none and len(list(tmp_path.iterdir())) == 1
+    assert fresh == kept == none and len(list(tmp_path.iterdir())) == 2  # B as judged, and all of it
 
 
 def test_grey_pictures_are_judged_as_repeated() -> None:
@@ -134,7 +134,7 @@ def test_a_report_says_what_its_figures_depend_on() -> None:
     report = compare(A, B, SETS, Options(n=280, seeds=3))
     assert (report.a.n, report.a.of, report.b.n, report.b.of) == (280, 300, 280, 320)
     assert report.seeds == (SEED, SEED + 1, SEED + 2) and report.side == 32 and report.size == (16, 16)
-    assert "Pillow" in report.decoder and len(report.a.crc32) == 8 and report.basis == "B"
+    assert "Pillow" in report.decoder and len(report.a.crc32) == 8 and report.basis == "B (320 pictures)"
     assert [(figure.judge, figure.n, figure.n_reference) for figure in report.figures] == [(j, 280, 280) for j in SETS]
     assert all(figure.floor is not None for figure in report.figures)
     assert report["swd"].judge == "swd" and report.curve_db is not None and len(report.curve_db) == 8
@@ -166,10 +166,18 @@ def test_scale_and_axes_of_another_set() -> None:
     basis = ArraySet(scenes(400, 2) // 2, name="training")
     plain = compare(A, B, ("rfd_z", "rfd", "pca64_fd"))
     based = compare(A, B, ("rfd_z", "rfd", "pca64_fd"), basis=basis)
-    assert based.basis == "training"
+    assert based.basis == "training (400 pictures)"
     assert based["rfd"].value == pytest.approx(plain["rfd"].value)  # has no scale
     assert based["rfd_z"].value > 1.2 * plain["rfd_z"].value  # half the contrast, half the deviation
     assert based["pca64_fd"].value != pytest.approx(plain["pca64_fd"].value, rel=1e-3)
+
+
+def test_scale_and_axes_are_those_of_all_of_b() -> None:
+    judges = ("rfd_z", "pca64_fd")
+    part, whole = (compare(A, B, judges, Options(n=280), basis=basis) for basis in (None, B))
+    assert part.to_dict() == whole.to_dict()
+    own = compare(A, ArraySet(B.read(sample(B, 280, REFERENCE))), judges, Options(n=280))
+    assert part["rfd_z"].value != pytest.approx(own["rfd_z"].value, rel=1e-3)
 
 
 def notes(a: ArraySet, b: ArraySet, **options: int) -> str:

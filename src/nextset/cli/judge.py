@@ -43,7 +43,7 @@ def judge(
         bool, typer.Option("--paired", help="Picture i of A belongs to picture i of B: psnr and ssim.")
     ] = False,
     basis: Annotated[
-        Path | None, typer.Option("--basis", help="Training set whose scale and axes are used; default: B.")
+        Path | None, typer.Option("--basis", help="Training set whose scale and axes are used; default: all of B.")
     ] = None,
     held_out: Annotated[
         Path | None, typer.Option("--held-out", help="Real pictures outside B: what is usual for memorisation.")

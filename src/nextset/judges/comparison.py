@@ -39,6 +39,7 @@ SETS = (*FRECHET, "swd", "rpsd_db")
 PAIRED = ("psnr", "ssim")
 JUDGES = (*SETS, "memorisation", "class_fidelity", *PAIRED)
 MOST, LEAST, HEADLINE = 10_000, 256, 2000
+SCALED = 50_000
 MIXES_DIFFER = 0.05
 
 
@@ -69,9 +70,9 @@ def compare(
 ) -> Report:
     """Judge set A (generated, reconstructed, changed) against the reference B.
 
-    basis: the set whose scale and main axes are used, whole; B as judged, when None. Give the training set here when B
-    is another one. held_out: real pictures that the training set B lacks, for `memorisation`. instrument: the classifier
-    of `class_fidelity`.
+    basis: the set whose scale and main axes are used, all of it (50,000 pictures at most); B when None. Give the training
+    set here when B is another one. held_out: real pictures that the training set B lacks, for `memorisation`. instrument:
+    the classifier of `class_fidelity`.
     """
     o = options or Options()
     n, m = _counts(a, b, o)
@@ -91,7 +92,12 @@ def compare(
             pictures, count, REFERENCE, wanted, folder=o.cache, basis=axes, device=o.device, progress=progress
         )
 
-    measure = kept(basis, None, dataclasses.replace(wanted, lines=False, power=False)) if basis else None
+    source = basis or b
+    count = min(len(source), SCALED)
+    measure = None
+    if (basis or m != count) and {"rfd_z", "pca64_fd"} & set(judges):
+        gathered = dataclasses.replace(wanted, seeds=seeds if "rfd_z" in judges else (), lines=False, power=False)
+        measure = kept(source, count, gathered)
     ref = kept(b, m, wanted, measure.basis if measure else None)
     found = describe(a, in_a, wanted, basis=ref.basis, device=o.device, progress=progress)
     makers: dict[str, Callable[[], Figure]] = {
@@ -119,7 +125,7 @@ def compare(
         size=b.size,
         side=wanted.side,
         seeds=wanted.seeds,
-        basis=basis.name if basis else b.name,
+        basis=f"{source.name} ({count:,} pictures)",
         decoder=decoder(),
         figures=figures,
         notes=_notes(a, b, in_a, sample(b, m, REFERENCE), instrument),

@@ -2,7 +2,8 @@
 
 No set judge says 0 of two samples of the same pictures. The floor is found from the reference alone: the distance of its
 two halves, carried to other numbers by the law of each judge. The bias of a Frechet distance falls like 1/n; swd and
-rpsd_db are roots, and fall like n^-1/2.
+rpsd_db are roots, and fall like n^-1/2. A floor is itself a measurement: that of rfd_z scatters by a fifth between disjoint
+10,000 of one set of photographs.
 """
 
 from __future__ import annotations

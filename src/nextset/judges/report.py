@@ -38,8 +38,8 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Set a against set b. size: (H, W). side: R of the random networks. basis: the set of scale and axes. curve_db: power
-    of a over that of b at radius 1..H/2. memorisation: the search itself, for a contact sheet."""
+    """Set a against set b. size: (H, W). side: R of the random networks. basis: the set of scale and axes, and its number of
+    pictures. curve_db: power of a over that of b at radius 1..H/2. memorisation: the search itself, for a contact sheet."""
 
     a: Side
     b: Side
