@@ -11,31 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from nextset.cli.app import app
-from nextset.core.errors import NextsetError
 from nextset.data.images import save_png
+from tests.cli.running import refuse, run
 from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("cli") / "model")
-
-
-def run(*arguments: object) -> str:
-    """Output of a command that must succeed."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refuse(*arguments: object) -> str:
-    """The line with which a command must be refused."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert isinstance(result.exception, NextsetError), result.output
-    return str(result.exception)
 
 
 @pytest.fixture

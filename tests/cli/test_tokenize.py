@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from nextset.cli.app import app
-from nextset.core.errors import NextsetError
 from nextset.data.codes import load_codes
 from nextset.data.dataset import open_dataset
+from tests.cli import running
+from tests.cli.running import refuse
 from tests.data.pictures import encoded, mixed_folder, ramp, write_files, write_tar
 from tests.tiny import save_tiny
 
@@ -26,16 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> str:
     """Output of a command that must succeed, as one line."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
-
-
-def refuse(*arguments: object) -> str:
-    """The line with which a command must be refused."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert isinstance(result.exception, NextsetError), result.output
-    return str(result.exception)
+    return " ".join(running.run(*arguments).split())
 
 
 def sources(root: Path) -> dict[str, str]:

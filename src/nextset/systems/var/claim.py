@@ -14,7 +14,7 @@ from nextset.core.noise import Noise
 from nextset.data.codes import load_codes
 from nextset.engine.run import Run, advance, finish, look
 from nextset.judges.claims import Claim, Finding, Lab, Trained, at_least, counted, no_greater, power_law, within
-from nextset.judges.codebook import codebook
+from nextset.judges.codebook import codebook, codebook_by_scale
 from nextset.judges.report import Report
 from nextset.judges.sets import ArraySet, PictureSet
 from nextset.training.recipes import Recipe
@@ -98,8 +98,7 @@ def _reconstruction(lab: Lab, arm: str, tokenizer: Trained) -> dict[str, Any]:
     again = lab.reconstruct(tokenizer, len(real))
     config = tokenizer.model.config
     ids = load_codes(lab.codes(_name(arm), tokenizer, held_out=True)).ids[0]
-    ends = np.cumsum([side * side for side in config.sides])
-    scales = [codebook(part, config.vocabulary) for part in np.split(ids, ends[:-1], 1)]
+    scales = codebook_by_scale(ids, [side * side for side in config.sides], config.vocabulary)
     return {
         "arm": arm,
         "steps": tokenizer.steps,
