@@ -107,12 +107,12 @@ class Stage:
             log = self.work / f"{self.name}-{len(self.starts)}"
             self.starts.append(self.newest())
             process, said = self.start(self.run, 2, n, log)
-            moment = draws.uniform(0, 1.5 * seconds / max(self.options.kills, 1))
+            moment = draws.uniform(0, 1.5 * self.options.steps / max(self.options.kills, 1))
             kill = len(kills) < self.options.kills
             if kill:
-                while b"data: " not in said.read_bytes() and process.poll() is None:
+                while (b"data: " not in said.read_bytes() or len(taken(log)) < moment - 1) and process.poll() is None:
                     time.sleep(0.002)
-                time.sleep(moment)
+                time.sleep(2 * (moment % 1) * seconds / self.options.steps)
                 with contextlib.suppress(ProcessLookupError, IndexError):  # it is at its end already
                     os.kill(draws.choice(workers(process.pid, n)), signal.SIGKILL)
             code = process.wait()
@@ -121,7 +121,7 @@ class Stage:
             if not kill:
                 raise SystemExit(said.read_text())
             half = [path.name for path in self.run.glob(".*.part")] if self.run.exists() else []
-            left = {"after_seconds": round(moment, 3), "processes": n, "step": self.newest(), "half_written": half}
+            left = {"after_steps": round(moment, 2), "processes": n, "step": self.newest(), "half_written": half}
             kills.append(left)
 
     def newest(self) -> int:
@@ -165,11 +165,14 @@ class Stage:
 
     def rows(self, start: int, step: int) -> list[int]:
         """What all processes of a start took for a step, in their order."""
-        found = []
-        for path in sorted(self.work.glob(f"{self.name}-{start}-*")):
-            lines = [line.split() for line in path.read_text().splitlines()]
-            found += [int(index) for line in lines if int(line[0]) == step for index in line[1:]]
-        return found
+        logs = [taken(self.work / f"{self.name}-{start}", rank) for rank in range(max(self.options.processes))]
+        return [sample for log in logs for i, *samples in log if i == step for sample in samples]
+
+
+def taken(log: Path, rank: int = 0) -> list[list[int]]:
+    """What a process has taken so far: step, sample, sample, ... of each batch."""
+    path = Path(f"{log}-{rank}")
+    return [[int(word) for word in line.split()] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def workers(process: int, n: int) -> list[int]:
