@@ -22,6 +22,7 @@ from benchmarks.ab import file_result, machine
 from nextset.data.dataset import open_dataset
 from nextset.hub import pretrained
 from nextset.hub.workshop import train
+from nextset.judges.codebook import codebook_by_scale
 from nextset.nn.losses import psnr
 from nextset.training.recipes import load_recipe
 
@@ -37,12 +38,8 @@ def health(model: Any, images: torch.Tensor) -> dict[str, Any]:
     """{"used": codes in use by scale, "perplexity": by scale, "psnr": dB} over images (N, 3, H, W)."""
     codes = torch.cat([model.encode(part) for part in images.split(250)])
     again = torch.cat([model.decode(part) for part in codes.split(250)])
-    used, perplexity = [], []
-    for part in codes.split([h * w for h, w in model.sides], 1):
-        counts = torch.bincount(part.flatten(), minlength=model.config.vocabulary).double()
-        p = counts / counts.sum()
-        used.append(int((counts > 0).sum()))
-        perplexity.append(float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum())))
+    scales = codebook_by_scale(codes.numpy(), [h * w for h, w in model.sides], model.config.vocabulary)
+    used, perplexity = [int((use.counts > 0).sum()) for use in scales], [use.perplexity for use in scales]
     return {"used": used, "perplexity": perplexity, "psnr": float(psnr(again, images).mean())}
 
 

@@ -14,7 +14,7 @@ from nextset.systems.m_var import MambaVar
 from nextset.systems.m_var.convert import load_generator
 from nextset.tokenizers.multiscale import MultiScaleVQ
 from tests.parity.cases import Case
-from tests.parity.handlers_var import GivenInput, tokenizer
+from tests.parity.handlers_var import GivenInput, generated, job_of, tokenizer
 
 
 def generator(args: dict, weights: dict[str, Tensor], vae: MultiScaleVQ | None = None) -> MambaVar:
@@ -50,22 +50,10 @@ def teacher_forced(case: Case) -> dict[str, Tensor]:
 def generate(case: Case) -> dict[str, Tensor]:
     vae = tokenizer(case.args["vae"], case.component("vae"))
     model = generator(case.args["var"], case.component("var"), vae)
-    call = case.call
-    job = model.job(
-        case.inputs["label"],
-        guidance_scale=call["cfg"],
-        top_k=call["top_k"],
-        top_p=call["top_p"],
-        more_smooth=call.get("more_smooth", False),
-    )
+    job = job_of(model, case)
     record = Record()
     image = finish(Run.of(job, Tape({"draw": case.inputs["u"]}), controllers=[record]))
-    return {
-        "logits": torch.cat([d.raw for d in record.dists], 1),
-        "idx": torch.cat([d.value for d in record.drawn], 1),
-        "f_hat": job.canvas.total(),  # type: ignore[attr-defined]
-        "image": (image + 1) / 2,
-    }
+    return generated(job, record, image)
 
 
 HANDLERS = {"block": block, "teacher-forced-logits": teacher_forced, "generate": generate}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from nextset.core.masks import box_mask
 from nextset.core.noise import Tape
+from nextset.core.protocols import Job
 from nextset.core.steps import Step
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish
@@ -103,17 +106,32 @@ def teacher_forced(case: Case) -> dict[str, Tensor]:
     return {"logits": model.teacher_forced(GivenInput(case.inputs["x"], model.first), case.inputs["label"])}
 
 
-def generate(case: Case) -> dict[str, Tensor]:
-    vae = tokenizer(case.args["vae"], case.component("vae"))
-    model = generator(case.args["var"], case.component("var"), vae)
+def job_of(model: Any, case: Case) -> Job:
+    """The request of a case, in the words of the authors' sampler, which VAR's relatives share."""
     call = case.call
-    job = model.job(
+    return model.job(
         case.inputs["label"],
         guidance_scale=call["cfg"],
         top_k=call["top_k"],
         top_p=call["top_p"],
         more_smooth=call.get("more_smooth", False),
     )
+
+
+def generated(job: Job, record: Record, image: Tensor) -> dict[str, Tensor]:
+    """What a case of a whole generation compares; image (N, 3, H, W) in [-1, 1]."""
+    return {
+        "logits": torch.cat([d.raw for d in record.dists], 1),
+        "idx": torch.cat([d.value for d in record.drawn], 1),
+        "f_hat": job.canvas.total(),  # type: ignore[attr-defined]
+        "image": (image + 1) / 2,
+    }
+
+
+def generate(case: Case) -> dict[str, Tensor]:
+    vae = tokenizer(case.args["vae"], case.component("vae"))
+    model = generator(case.args["var"], case.component("var"), vae)
+    call, job = case.call, job_of(model, case)
     tape = {"draw": case.inputs["u"]}
     for name in ("gumbel", "g", "u_gumbel", "u_soft"):
         if name in case.inputs:
@@ -129,12 +147,7 @@ def generate(case: Case) -> dict[str, Tensor]:
         job.canvas.pin(case.inputs["image_idx"], keep)
     record = Record()
     image = finish(Run.of(job, Tape(tape), controllers=[record], skip_pinned=False))
-    return found | {
-        "logits": torch.cat([d.raw for d in record.dists], 1),
-        "idx": torch.cat([d.value for d in record.drawn], 1),
-        "f_hat": job.canvas.total(),
-        "image": (image + 1) / 2,
-    }
+    return found | generated(job, record, image)
 
 
 def loss(case: Case) -> dict[str, Tensor]:
