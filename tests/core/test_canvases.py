@@ -18,7 +18,8 @@ V, C = 5, 2
 class Plain:
     """A quantiser without phi: code vectors resized by repetition."""
 
-    channels = C
+    channels = width = C
+    patch, lanes = 1, None
     table = torch.randn(V, C, generator=torch.Generator().manual_seed(0))
 
     def embed(self, ids):

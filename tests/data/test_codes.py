@@ -26,6 +26,9 @@ class Reader(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         return ((images[:, 0, 0] + 1) * 127.5).round().long()
 
+    def features(self, images: Tensor) -> Tensor:
+        return images[:, :2, ::8, ::8]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -38,16 +41,16 @@ def folder(tmp_path: Path) -> Path:
 def test_variants_hold_crops_and_flips(folder: Path) -> None:
     data = open_dataset(folder, size=16, crop="random", margin=1.5, flip=True)
     codes = encode_dataset(data, Reader(), variants=9, seed=3, batch=2)
-    assert codes.ids.shape == (9, 5, 16) and codes.ids.dtype == np.int16
-    steps = np.diff(codes.ids.astype(int), axis=-1)
-    assert (codes.ids[0] == np.arange(10, 26)).all()  # variant 0 is the middle
+    assert codes.values.shape == (9, 5, 16) and codes.values.dtype == np.int16
+    steps = np.diff(codes.values.astype(int), axis=-1)
+    assert (codes.values[0] == np.arange(10, 26)).all()  # variant 0 is the middle
     assert (np.abs(steps) == 1).all()
     falling = (steps == -1).all(-1)[1:]
     assert 0.2 < falling.mean() < 0.8  # mirrored
-    assert len(set(codes.ids[1:].min(-1).ravel().tolist())) > 10  # of 21 places
+    assert len(set(codes.values[1:].min(-1).ravel().tolist())) > 10  # of 21 places
     again = encode_dataset(data, Reader(), variants=9, seed=3, batch=5)
-    assert np.array_equal(again.ids, codes.ids) and again.fingerprint == codes.fingerprint
-    assert not np.array_equal(encode_dataset(data, Reader(), variants=9, seed=4).ids, codes.ids)
+    assert np.array_equal(again.values, codes.values) and again.fingerprint == codes.fingerprint
+    assert not np.array_equal(encode_dataset(data, Reader(), variants=9, seed=4).values, codes.values)
 
 
 def test_codes_keep_classes_and_captions(folder: Path, tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_codes_keep_classes_and_captions(folder: Path, tmp_path: Path) -> None:
     read = load_codes(tmp_path / "codes.npz")
     assert read.captions == codes.captions == data.captions == ["\u00e9clair", "", "", "two\nlines", ""]
     assert read.class_names == ["c0", "c1"] and torch.equal(read.labels, data.labels)
-    assert np.array_equal(read.ids, codes.ids) and read.fingerprint == codes.fingerprint
+    assert np.array_equal(read.values, codes.values) and read.fingerprint == codes.fingerprint
     batch = read.batch(torch.tensor([1, 1]), torch.tensor([7, 8]), Noise(0))
     assert batch["codes"].tolist() == [list(range(10, 26))] * 2
 
@@ -67,6 +70,28 @@ def test_codes_without_captions(folder: Path, tmp_path: Path) -> None:
         sidecar.unlink()
     save_codes(tmp_path / "codes.npz", encode_dataset(open_dataset(folder, size=16), Reader()))
     assert load_codes(tmp_path / "codes.npz").captions is None
+
+
+def test_feature_maps_in_place_of_codes(folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(folder, size=16)
+    codes = encode_dataset(data, Reader(), features=True)
+    assert codes.values.shape == (1, 5, 2, 2, 2) and codes.values.dtype == np.float16 and codes.kind == "features"
+    assert codes.fingerprint != encode_dataset(data, Reader()).fingerprint
+    save_codes(tmp_path / "features.npz", codes)
+    read = load_codes(tmp_path / "features.npz")
+    assert read.kind == "features" and np.array_equal(read.values, codes.values)
+    batch = read.batch(torch.tensor([1, 3]), torch.tensor([7, 8]), Noise(0))
+    assert batch["features"].dtype == torch.float32 and "codes" not in batch and "peers" not in batch
+    torch.testing.assert_close(batch["features"], data.images(torch.tensor([1, 3]))[:, :2, ::8, ::8], atol=1e-3, rtol=0)
+
+
+def test_a_caption_of_several_lines_is_several_captions(folder: Path) -> None:
+    codes = encode_dataset(open_dataset(folder, size=16), Reader())
+    samples = torch.arange(40)
+    drawn = codes.batch(torch.full((40,), 3), samples, Noise(0))["captions"]
+    assert set(drawn) == {"two", "lines"}
+    part = codes.batch(torch.full((5,), 3), samples[10:15], Noise(0))["captions"]
+    assert part == drawn[10:15], "a function of the sample alone"
 
 
 def test_what_is_no_code_cache(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextset.nn.rope import angles, frequencies, rotate
+from nextset.nn.rope import angles, frequencies, rotate, turns
 
 G = torch.Generator().manual_seed(0)
 
@@ -27,7 +27,7 @@ def test_each_axis_turns_its_own_pairs():
 @settings(deadline=None)
 @given(st.floats(-50, 50, width=32), st.floats(-5, 5, width=32), st.floats(-5, 5, width=32))
 def test_adjacent_channels_are_a_complex_number(angle, a, b):
-    found = rotate(torch.tensor([[[[a, b]]]]), torch.tensor([[angle]]))[0, 0, 0]
+    found = rotate(torch.tensor([[[[a, b]]]]), turns(torch.tensor([[angle]])))[0, 0, 0]
     turned = complex(a, b) * complex(math.cos(angle), math.sin(angle))
     torch.testing.assert_close(found, torch.tensor([turned.real, turned.imag]), atol=1e-5, rtol=1e-5)
 
@@ -37,7 +37,7 @@ def test_lengths_stay_and_products_depend_on_differences():
     freqs = frequencies(2)
 
     def at(x, y_, x_):
-        return rotate(x, angles(torch.tensor([[y_, x_]]), freqs))
+        return rotate(x, turns(angles(torch.tensor([[y_, x_]]), freqs)))
 
     torch.testing.assert_close(at(q, 5, 9).norm(dim=-1), q.norm(dim=-1))
     torch.testing.assert_close(
@@ -50,14 +50,14 @@ def test_rows_may_have_orders_of_their_own():
     x = torch.randn(2, 3, 4, 8, generator=G)
     coordinates = torch.randint(0, 9, (2, 4, 2), generator=G)
     freqs = frequencies(2)
-    each = torch.cat([rotate(x[i : i + 1], angles(coordinates[i], freqs)) for i in range(2)])
-    both = rotate(x, angles(coordinates, freqs)[:, None])
+    each = torch.cat([rotate(x[i : i + 1], turns(angles(coordinates[i], freqs))) for i in range(2)])
+    both = rotate(x, turns(angles(coordinates, freqs)[:, None]))
     assert torch.equal(both, each)
 
 
 def test_the_dtype_stays_and_the_turn_is_float32():
     x = torch.randn(1, 1, 3, 4, generator=G)
-    angle = angles(torch.arange(3)[:, None], frequencies(2))
-    found = rotate(x.bfloat16(), angle)
+    turn = turns(angles(torch.arange(3)[:, None], frequencies(2)))
+    found = rotate(x.bfloat16(), turn)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, rotate(x.bfloat16().float(), angle).bfloat16())
+    torch.testing.assert_close(found, rotate(x.bfloat16().float(), turn).bfloat16())

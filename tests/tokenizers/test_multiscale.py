@@ -11,8 +11,9 @@ from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
 from nextset.core.plans import scale_pyramid
 from nextset.nn.autoencoder import AutoencoderConfig
-from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig, Phi, as_pairs
+from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig, Phi
 from nextset.tokenizers.objective import ObjectiveConfig
+from nextset.tokenizers.pyramid import as_pairs
 
 SMALL = MultiScaleVQConfig(
     autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False),

@@ -21,9 +21,16 @@ NoiseSource = Noise | Tape
 
 
 class ResidualSum(Protocol):
-    """What a residual pyramid needs of a quantiser: it is handed in, so that canvases know no tokenizer."""
+    """What a residual pyramid needs of a quantiser: it is handed in, so that canvases know no tokenizer.
+
+    channels: of the feature map. width: of the vectors that the scales are made of, one a token: the channels, or more
+    where a token stands for a patch x patch of cells. lanes: bits of a token, None where a token is one id.
+    """
 
     channels: int
+    width: int
+    patch: int
+    lanes: int | None
 
     def embed(self, ids: Tensor) -> Tensor: ...
     def mix(self, weights: Tensor) -> Tensor: ...
@@ -78,9 +85,9 @@ class Drawn:
 
 
 class ResidualPyramid:
-    """Ids of scales that add up to one feature map, `f_hat` (N, C, h, w).
+    """Ids (or bits) of scales that add up to one feature map, `f_hat` (N, C, h, w).
 
-    The input of scale k is `f_hat` of the scales before it, shrunk to its side: (N, h_k w_k, C); scale 0 has none, and
+    The input of scale k is `f_hat` of the scales before it, shrunk to its side: (N, h_k w_k, width); scale 0 has none, and
     gets zeros. The sum before each scale is kept, so that a step may be looked at, drawn or given again; what came
     after it is then forgotten. Source: arXiv 2404.02905, section 3.2.
     """
@@ -99,10 +106,12 @@ class ResidualPyramid:
         for h, w in self.sides:
             self.starts.append(self.starts[-1] + h * w)
         length = self.starts[-1]
-        self.ids = torch.zeros(entries, length, dtype=torch.int64, device=device)
+        lanes = () if quantiser.lanes is None else (quantiser.lanes,)
+        self.ids = torch.zeros(entries, length, *lanes, dtype=torch.int64, device=device)
         self.given = torch.zeros(entries, length, dtype=torch.bool, device=device)
         # sums[k]: the scales before k, added up
-        self.sums = [torch.zeros(entries, quantiser.channels, *self.sides[-1], dtype=dtype, device=device)]
+        h, w = (side * quantiser.patch for side in self.sides[-1])
+        self.sums = [torch.zeros(entries, quantiser.channels, h, w, dtype=dtype, device=device)]
         self._given_scales = [False] * len(self.sides)
         self._drawn_scales = [False] * len(self.sides)
 
@@ -124,13 +133,13 @@ class ResidualPyramid:
         return bisect.bisect_right(self.starts, int(step.draw[0])) - 1
 
     def pin(self, values: Tensor, mask: Tensor) -> None:
-        """Give ids (N, L) where mask (N, L) or (L,) is True; they replace what is drawn there."""
+        """Give ids (N, L) or bits (N, L, D) where mask (N, L) or (L,) is True; they replace what is drawn there."""
         if values.shape != self.ids.shape:
             raise NextsetError(
                 f"pinned ids have shape {tuple(values.shape)}, but the canvas has {tuple(self.ids.shape)}; encode at the size of the plan"
             )
         mask = mask.to(self.given.device).expand_as(self.given)
-        self.ids = torch.where(mask, values.to(self.ids), self.ids)
+        self.ids = torch.where(self._each(mask), values.to(self.ids), self.ids)
         self.given = self.given | mask
         whole = torch.stack([self.given[:, a:b].all() for a, b in zip(self.starts, self.starts[1:], strict=False)])
         self._given_scales = whole.tolist()
@@ -142,6 +151,10 @@ class ResidualPyramid:
 
     def pinned(self, step: Step) -> bool:
         return all(self._given_scales[self.scale(s)] for s in step.steps if s.draw.shape[-1])
+
+    def _each(self, mask: Tensor) -> Tensor:
+        """A mask over positions as one over what `ids` holds."""
+        return mask if self.ids.dim() == 2 else mask[..., None]
 
     def _add(self, k: int, h: Tensor) -> None:
         added = self.quantiser.contribution(h, k, self.sides)
@@ -165,7 +178,7 @@ class ResidualPyramid:
             k = self.scale(single)
             self._reach(k)
             if k == 0:
-                parts.append(self.f_hat.new_zeros(self.f_hat.shape[0], single.rows, self.f_hat.shape[1]))
+                parts.append(self.f_hat.new_zeros(self.f_hat.shape[0], single.rows, self.quantiser.width))
             else:
                 parts.append(self.quantiser.shrink(self.sums[k], self.sides[k]).flatten(2).transpose(1, 2))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
@@ -186,7 +199,7 @@ class ResidualPyramid:
             del self.sums[k + 1 :]
             self._drawn_scales[k:] = [True] + [False] * (len(self.sides) - k - 1)
             given = self.given[:, where]
-            ids = torch.where(given, self.ids[:, where], drawn.value[:, part])
+            ids = torch.where(self._each(given), self.ids[:, where], drawn.value[:, part])
             self.ids[:, where] = ids
             h = self.quantiser.embed(ids)
             if drawn.mix is not None:
@@ -201,7 +214,7 @@ class ResidualPyramid:
         return self.f_hat
 
     def codes(self) -> Tensor:
-        """ids (N, L); those of scales not yet reached are 0 (or given)."""
+        """ids (N, L) or bits (N, L, D); those of scales not yet reached are 0 (or given)."""
         return self.ids
 
     def select(self, rows: Tensor) -> None:

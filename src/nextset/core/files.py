@@ -7,18 +7,25 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from nextset.core.errors import NextsetError
 
 _HEADER_LIMIT = 32 * 2**20  # of safetensors: a model of 100,000 tensors needs a third of it
 _DIMENSIONS = 16
+_KINDS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -85,10 +92,33 @@ def read_json(path: str | Path, limit: int = 64 * 2**20) -> Any:
         raise NextsetError(f"{path} is not valid JSON ({type(error).__name__}); write or download it again") from error
 
 
-def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors atomically."""
+def write_safetensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write named tensors atomically, one after another, so that no second copy of them all is ever in memory.
+
+    dtype: of floating-point tensors, which are cast as they are written; None = as they are.
+    """
+    kinds = {n: dtype if dtype is not None and t.is_floating_point() else t.dtype for n, t in tensors.items()}
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # wide ones first: all lie aligned
+    start = 0
+    for name in order:
+        end = start + tensors[name].numel() * kinds[name].itemsize
+        kind, shape = _KINDS[kinds[name]], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with atomic_write(path) as handle:
-        handle.write(safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata))
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = tensors[name].detach().to("cpu", kinds[name]).contiguous().reshape(-1)
+            handle.write(flat.view(torch.uint8).numpy().data)
 
 
 def read_safetensors(path: str | Path, limit: int = 64 * 2**30) -> dict[str, Tensor]:

@@ -137,7 +137,8 @@ class Job:
     weights(step) -> one weight per branch (a number, or (m,)); 0 = not needed for this step's draw.
     filters(step) -> the chain that the law goes through before the draw.
     finish(canvas) -> images (N, 3, H, W) in [-1, 1], of whatever the canvas holds so far.
-    cache: name of the memory policy that it needs; None: whatever the caller likes.
+    cache: name of the memory policy that it needs; None: whatever the caller likes. controllers: those that belong to it;
+    the caller's come after them.
     """
 
     network: Network
@@ -149,3 +150,4 @@ class Job:
     finish: Callable[[Canvas], Tensor]
     entries: int
     cache: str | None = None
+    controllers: tuple[Any, ...] = ()

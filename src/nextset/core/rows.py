@@ -23,7 +23,8 @@ class Branch:
     condition: what `system.prepare` is given for N entries (a tensor with a leading N, or a structure of them).
     memory: name of the branch whose kept rows it reads; its own by default. A branch that reads another's writes nothing.
     sees: a rule of visibility of its own, or None for the plan's. hidden: (N, S) bool, slots that are padding in an
-    entry (conditions of several lengths); no other row sees them.
+    entry (conditions of several lengths); no other row sees them. always: it runs also where it has no weight, because a
+    controller reads its hidden states.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Branch:
     memory: str | None = None
     sees: Sees | None = None
     hidden: Tensor | None = None
+    always: bool = False
 
     @property
     def reads(self) -> str:

@@ -7,10 +7,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """An image tokenizer: pixels per cell, channels of the latent, vocabulary (None = continuous), tokens an image, (H, W)."""
+    """An image tokenizer: pixels per cell, channels of the latent, vocabulary (None = continuous), tokens an image, (H, W),
+    lanes: independent codes of a token (bits), None where a token is one id."""
 
     downsampling: int
     channels: int
     vocabulary: int | None
     tokens: int
     size: tuple[int, int]
+    lanes: int | None = None

@@ -43,6 +43,7 @@ class Run:
     forwards: int = 0
     cond: Any = None
     states: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
+    running: Step | None = None  # the forward that runs now, or ran last
     # what recurrent layers of the last forward would keep: a look alone must leave no trace
     pending: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
@@ -64,7 +65,7 @@ class Run:
         if cache is None:
             cache = job.cache or ("full" if any(bool(s.keep.any()) for s in job.plan.steps) else "none")
         policy = make_policy(cache) if isinstance(cache, str) else cache
-        run = cls(job, noise, images, policy, tuple(controllers), skip_pinned=skip_pinned)
+        run = cls(job, noise, images, policy, (*job.controllers, *controllers), skip_pinned=skip_pinned)
         run.cond = job.network.prepare([b.condition for b in job.branches])
         job.canvas.begin(noise, images)
         return run
@@ -74,7 +75,7 @@ class Run:
     def active(self, step: Step) -> tuple[int, ...]:
         """Branches that run now: those with weight, and those that keep what a later step with weight will read."""
         branches = self.job.branches
-        now = [any(_weighs(self.job.weights(s)[b]) for s in step.steps) for b in range(len(branches))]
+        now = [b.always or any(_weighs(self.job.weights(s)[i]) for s in step.steps) for i, b in enumerate(branches)]
         if all(now):
             return tuple(range(len(branches)))
         remembers = bool(step.keep.any()) and self.policy.remembers
@@ -142,7 +143,7 @@ def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]
         for c in run.controllers
         if type(c).on_site is not Controller.on_site
     )
-    run.pending = {}
+    run.pending, run.running = {}, step
     ctx = Context(
         job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, run.pending, hooks
     )

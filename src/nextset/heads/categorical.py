@@ -1,4 +1,4 @@
-"""The categorical law over ids, and the softmax head that makes it.
+"""The categorical law over ids or bits, and the softmax head that makes it.
 
 Filters are applied after guidance, probabilities and log probabilities are those of the filtered law, and a draw is
 an inverse CDF over ascending ids with one uniform per position.
@@ -19,9 +19,10 @@ from nextset.core.steps import Step
 
 
 class Categorical:
-    """Law of m independent ids.
+    """Law of m independent ids, or of m tokens of D independent ones each (bits: V = 2).
 
-    logits: (branches * N, m, V) before `guide`, then (N, m, V), float32; -inf where a filter removed an id.
+    logits: (branches * N, m, V) before `guide`, then (N, m, V), float32; -inf where a filter removed an id. With D
+    factors, (..., m, D, V): each has a law of its own, which is what filters reshape.
     raw: the logits before any filter. soft: (factor of the logits, temperature) of a soft draw, see
     `engine.filters.smooth`. ordered: the largest logits in falling order, where a filter left them.
     """
@@ -43,7 +44,7 @@ class Categorical:
         total: Tensor | None = None
         for weight, logits in zip(weights, rows, strict=True):
             if isinstance(weight, Tensor):
-                weight = weight.to(logits)[:, None]
+                weight = weight.to(logits).view(-1, *[1] * (logits.dim() - 2))
             elif weight == 1 and branches == 1:
                 return Categorical(logits)
             total = logits * weight if total is None else total + logits * weight
@@ -75,19 +76,21 @@ class Categorical:
 
     @property
     def probs(self) -> Tensor:
-        """(N, m, V) probabilities of the filtered law."""
+        """(N, m, V) or (N, m, D, V) probabilities of the filtered law."""
         return self.logits.softmax(-1)
 
     def logp(self, value: Tensor) -> Tensor:
-        """Log probability (N, m) of ids (N, m) under the filtered law."""
-        return self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
+        """Log probability (N, m) of ids (N, m), or of tokens (N, m, D), under the filtered law."""
+        each = self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
+        return each if each.dim() == 2 else each.sum(-1)
 
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:
-        """One id per position. images (N,), positions (m,) or (N, m) address the noise.
+        """One id per position, or D: one a lane. images (N,), positions (m,) or (N, m) address the noise.
 
         logp is left to be asked for (`law.logp(drawn.value)`): most systems never read it.
         """
-        u = noise.uniform(images, positions, attempt=attempt).to(self.logits.device)
+        lanes = self.logits.shape[2] if self.logits.dim() == 4 else None
+        u = noise.uniform(images, positions, attempt=attempt, lanes=lanes).to(self.logits.device)
         ids = categorical(self.probs, u)
         mix = None
         if self.soft is not None:
@@ -103,14 +106,19 @@ class Categorical:
 
 
 class Softmax(nn.Module):
-    """Linear classifier over V ids, in float32 whatever dtype a model is cast to."""
+    """Linear classifier over V ids, in float32 whatever dtype a model is cast to.
+
+    factors: D: a token is D independent ids of V each (bits: V = 2); the output of factor i for id v is D V long, at
+    i V + v (arXiv 2412.04431, section 3.2).
+    """
 
     keeps_float32 = True
 
-    def __init__(self, width: int, vocabulary: int) -> None:
+    def __init__(self, width: int, vocabulary: int, factors: int | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocabulary, width))
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.vocabulary, self.factors = vocabulary, factors
+        self.weight = nn.Parameter(torch.empty((factors or 1) * vocabulary, width))
+        self.bias = nn.Parameter(torch.zeros((factors or 1) * vocabulary))
         nn.init.trunc_normal_(self.weight, std=width**-0.5)
 
     def dist(self, h: tuple[Tensor, ...], step: Step, now: Any = None) -> Categorical:
@@ -118,6 +126,7 @@ class Softmax(nn.Module):
         return Categorical(self.logits(h[0]))
 
     def logits(self, h: Tensor) -> Tensor:
-        """(..., C) -> float32 (..., V). Weights stay float32 when a model is cast; under autocast, as in training, the
+        """(..., C) -> float32 (..., V) or (..., D, V). Weights stay float32 when a model is cast; under autocast, as in training, the
         product runs in its dtype."""
-        return torch.nn.functional.linear(h.float(), self.weight, self.bias).float()
+        out = torch.nn.functional.linear(h.float(), self.weight, self.bias).float()
+        return out if self.factors is None else out.unflatten(-1, (self.factors, self.vocabulary))

@@ -1,4 +1,5 @@
-"""The attention kernel. Called by cache policies, never by a layer (layers call `ctx.attend`)."""
+"""The attention kernel. Called by cache policies, and by layers only where a condition is attended to, which has no slots
+(everything else goes through `ctx.attend`)."""
 
 from __future__ import annotations
 

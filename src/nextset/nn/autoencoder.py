@@ -25,8 +25,9 @@ class AutoencoderConfig(Config):
 
     channels: width of the first level; multipliers: width of each level over it (one level more = 2x smaller).
     blocks: residual blocks a level (the decoder has one more). latent: channels of the feature map.
-    groups: of every GroupNorm. attention: attention after each block of the last level. stem: space-to-depth factor
-    in front of the first level (and depth-to-space behind the last), 1 = none.
+    groups: of every GroupNorm; 0 = 32, or 24 where only that divides the width. attention: attention after each block of
+    the last level. middle_attention: between the two blocks at the smallest size. stem: space-to-depth factor in front
+    of the first level (and depth-to-space behind the last), 1 = none.
     """
 
     channels: int = 160
@@ -35,6 +36,7 @@ class AutoencoderConfig(Config):
     latent: int = 32
     groups: int = 32
     attention: bool = True
+    middle_attention: bool = True
     stem: int = 1
     dropout: float = 0.0
 
@@ -46,11 +48,8 @@ class AutoencoderConfig(Config):
         self.require("blocks", 1 <= self.blocks <= 16, "between 1 and 16")
         self.require("latent", 1 <= self.latent <= 4096, "between 1 and 4096")
         widths = [self.channels * m for m in self.multipliers]
-        self.require(
-            "groups",
-            self.groups >= 1 and all(w % self.groups == 0 for w in widths),
-            f"a divisor of every width {widths}",
-        )
+        fits = all(w % groups_of(w, self.groups) == 0 for w in widths)
+        self.require("groups", self.groups >= 0 and fits, f"a divisor of every width {widths}")
         self.require("stem", self.stem in (1, 2, 4, 8), "1, 2, 4 or 8")
         self.require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
 
@@ -60,8 +59,13 @@ class AutoencoderConfig(Config):
         return self.stem * 2 ** (len(self.multipliers) - 1)
 
 
+def groups_of(channels: int, groups: int) -> int:
+    """Groups of a norm over that many channels."""
+    return groups or (24 if channels % 32 and channels % 24 == 0 else 32)
+
+
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, channels, eps=1e-6, affine=True)
+    return nn.GroupNorm(groups_of(channels, groups), channels, eps=1e-6, affine=True)
 
 
 class ResBlock(nn.Module):
@@ -121,12 +125,12 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Block, attention, block at the smallest size."""
+    """Block, attention (or none), block at the smallest size."""
 
     def __init__(self, width: int, config: AutoencoderConfig) -> None:
         super().__init__()
         self.block_1 = ResBlock(width, width, config.groups, config.dropout)
-        self.attn_1 = SpatialAttention(width, config.groups)
+        self.attn_1 = SpatialAttention(width, config.groups) if config.middle_attention else nn.Identity()
         self.block_2 = ResBlock(width, width, config.groups, config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,8 +16,13 @@ def angles(coordinates: Tensor, freqs: Tensor) -> Tensor:
     return (coordinates.float()[..., None] * freqs).flatten(-2)
 
 
-def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs of x (rows, H, n, d) by angle (n, d / 2) or (rows, 1, n, d / 2)."""
-    cos, sin = angle.cos(), angle.sin()
+def turns(angle: Tensor) -> tuple[Tensor, Tensor]:
+    """(cos, sin) of angles, made once for all layers of a forward."""
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate adjacent channel pairs of x (rows, H, n, d) by (cos, sin), each (n, d / 2) or (rows, 1, n, d / 2)."""
+    cos, sin = turn
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x.dtype)

@@ -23,18 +23,11 @@ from nextset.core import processes
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
-from nextset.core.spec import ImageSpec
 from nextset.core.update import Update
 from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
 from nextset.tokenizers.objective import Objective, ObjectiveConfig
+from nextset.tokenizers.pyramid import Pyramid
 from nextset.tokenizers.quantisers import Codebook, Distance, Usage, revive
-
-Side = int | tuple[int, int]
-
-
-def as_pairs(sides: Sequence[Side]) -> tuple[tuple[int, int], ...]:
-    """(h, w) of each scale; a plain number means a square."""
-    return tuple((s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in sides)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +89,12 @@ class ResidualQuantiser(nn.Module):
     """A feature map as a sum of scales, each a map of codes. Runs in float32 whatever the rest runs in."""
 
     keeps_float32 = True
+    patch, lanes = 1, None  # a token is one id of one cell
 
     def __init__(self, config: MultiScaleVQConfig) -> None:
         super().__init__()
         channels = config.autoencoder.latent
-        self.channels = channels
+        self.channels = self.width = channels
         self.codebook = Codebook(config.vocabulary, channels, config.distance)
         self.phi = Phi(channels, config.phi_ratio, config.phi_share, config.phi_count or len(config.sides))
 
@@ -148,15 +142,15 @@ class ResidualQuantiser(nn.Module):
             yield ids, z, f_hat
 
 
-class MultiScaleVQ(nn.Module):
-    """The whole tokenizer. `sides` may differ per call where a model draws its own plan."""
+class MultiScaleVQ(Pyramid):
+    """The whole tokenizer."""
 
     config_type = MultiScaleVQConfig
     training_state = ("usage\\..*", "objective\\..*")  # statistics and critic of a training run, not published
 
     def __init__(self, config: MultiScaleVQConfig, objective: ObjectiveConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.vocabulary = config, config.vocabulary
         latent, kernel = config.autoencoder.latent, config.bottleneck_kernel
         self.encoder = Encoder(config.autoencoder)
         self.quant_conv = nn.Conv2d(latent, latent, kernel, padding=kernel // 2)
@@ -166,73 +160,11 @@ class MultiScaleVQ(nn.Module):
         self.usage = Usage(len(config.sides), config.vocabulary)
         self.objective = Objective(objective or ObjectiveConfig())
 
-    # ---- what it is
-
-    @property
-    def sides(self) -> tuple[tuple[int, int], ...]:
-        return as_pairs(self.config.sides)
-
-    @property
-    def spec(self) -> ImageSpec:
-        return ImageSpec(
-            downsampling=self.config.autoencoder.downsampling,
-            channels=self.config.autoencoder.latent,
-            vocabulary=self.config.vocabulary,
-            tokens=sum(h * w for h, w in self.sides),
-            size=(
-                self.sides[-1][0] * self.config.autoencoder.downsampling,
-                self.sides[-1][1] * self.config.autoencoder.downsampling,
-            ),
-        )
-
-    # ---- images to codes and back
-
-    def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> feature map (B, C, h, w) before quantisation."""
-        down = self.config.autoencoder.downsampling
-        if images.shape[-2] % down or images.shape[-1] % down:
-            raise NextsetError(
-                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but both sides must be multiples of {down}; resize it"
-            )
-        if images.device.type == "cpu":
-            images = images.contiguous(memory_format=torch.channels_last)
+    def before(self, images: Tensor) -> Tensor:
         return self.quant_conv(self.encoder(images))
 
-    def targets(self, f: Tensor, sides: Sequence[tuple[int, int]]) -> Sequence[Tensor] | None:
-        """What the sum of scales should be after each scale; None: the whole feature map, always."""
-        return None
-
-    @torch.no_grad()
-    def encode(self, images: Tensor, sides: Sequence[Side] | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> ids (B, L)."""
-        pairs = as_pairs(sides) if sides is not None else self.sides
-        f = self.features(images).float()
-        return torch.cat([ids for ids, _, _ in self.quantiser.scales(f, pairs, self.targets(f, pairs))], dim=1)
-
-    def f_hat(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
-        """ids (B, L) -> the sum of the scales before `upto` (None = all), (B, C, h, w)."""
-        pairs = as_pairs(sides) if sides is not None else self.sides
-        total = codes.new_zeros(
-            (codes.shape[0], self.quantiser.channels, *pairs[-1]), dtype=self.quantiser.codebook.weight.dtype
-        )
-        start = 0
-        for k, (h, w) in enumerate(pairs[:upto]):
-            total = total + self.quantiser.contribution(self.quantiser.embed(codes[:, start : start + h * w]), k, pairs)
-            start += h * w
-        return total
-
-    def decode_features(self, f_hat: Tensor) -> Tensor:
-        """Sum of scales (B, C, h, w) -> images (B, 3, H, W), not clamped."""
-        weight = self.post_quant_conv.weight
-        f_hat = f_hat.to(weight.dtype)
-        if f_hat.device.type == "cpu":
-            f_hat = f_hat.contiguous(memory_format=torch.channels_last)
+    def after(self, f_hat: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(f_hat))
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor, upto: int | None = None, sides: Sequence[Side] | None = None) -> Tensor:
-        """ids (B, L) -> images (B, 3, H, W) float32 in [-1, 1]; `upto` scales only, when given."""
-        return self.decode_features(self.f_hat(codes, upto, sides)).float().clamp(-1, 1)
 
     # ---- training
 
