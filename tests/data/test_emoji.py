@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from PIL import features
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
 from nextset.data.augment import augment, composite
-from nextset.data.dataset import open_dataset
+from nextset.data.dataset import EmojiOptions, open_dataset
 from nextset.data.emoji import FONT, NAMES, EmojiSet, Glyph, balance, build_emoji, load_emoji, read_names
+from nextset.data.emoji_attributes import held_out
 
 LIST = """\
 # group: Smileys & Emotion
@@ -123,6 +125,52 @@ def test_all_emoji(tmp_path: Path) -> None:
     people = sum(g == "People & Body" for g in emoji.groups)
     assert people < 0.3 * len(emoji)
     assert (emoji.rgba[..., 3].max((1, 2)) > 100).all()
+
+
+def test_haircuts_are_counted_by_themselves_where_tones_have_room() -> None:
+    tones = ["", *(chr(c) for c in range(0x1F3FB, 0x1F400))]
+    people = [
+        Glyph(who + tone + hair, f"{i}", "People", "person")
+        for i, who in enumerate("\U0001f9d1\U0001f468\U0001f469")
+        for tone in tones
+        for hair in ("", "\u200d\U0001f9b0")
+    ]
+    assert len(balance(people, 17)) == 17 and len(balance(people, 18)) == 36
+
+
+@pytest.mark.skipif(
+    not NAMES.exists() or "# Version: 15.0" not in NAMES.read_text(encoding="utf-8"),
+    reason="needs the list of emoji 15.0",
+)
+def test_the_set_of_the_first_models_stays_as_it_is() -> None:
+    kept = "".join(g.text for g in balance(read_names(), EmojiOptions().variants))
+    assert hashlib.sha256(kept.encode()).hexdigest().startswith("07db6e770b60e115")
+
+
+@needs_font
+def test_held_pictures_and_captions_share_one_file(tmp_path: Path, listed: Path) -> None:
+    listed.write_text(LIST + "1F499 ; fully-qualified # X E0.6 blue heart\n")
+    options = {"size": 16, "cache": tmp_path / "cache", "names": str(listed), "variants": 18}
+    everything, out, only = (open_dataset("emoji", held=h, **options) for h in ("all", "out", "only"))  # type: ignore[arg-type]
+    assert isinstance(everything, EmojiSet) and isinstance(out, EmojiSet) and isinstance(only, EmojiSet)
+    assert only.names and all(held_out(g) for g in only.glyphs) and not any(held_out(g) for g in out.glyphs)
+    assert sorted(out.names + only.names) == sorted(everything.names)
+    assert out.class_names == only.class_names == everything.class_names
+    i, j = everything.names.index(only.names[0]), 0
+    assert torch.equal(everything.images(torch.tensor([i])), only.images(torch.tensor([j])))
+    assert everything.captions == everything.names
+    said = open_dataset("emoji", captions="phrases", **options)  # type: ignore[arg-type]
+    assert isinstance(said, EmojiSet) and said.names == everything.names and said.captions is not None
+    assert said.captions[0].split("\n")[:2] == ["grinning face", "a grinning face"]
+    assert said.fingerprint != everything.fingerprint
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with pytest.raises(NextsetError, match="held is 'none'"):
+        open_dataset("emoji", held="none", **options)  # type: ignore[arg-type]
+
+
+def test_nothing_left_is_refused(small: EmojiSet) -> None:
+    with pytest.raises(NextsetError, match="no picture is left"):
+        small.take([])
 
 
 @needs_font

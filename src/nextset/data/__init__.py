@@ -4,6 +4,8 @@ dataset    `Dataset`, what all sets promise; `open_dataset` by name or place
 inventory  what a set holds, and what was left out of it
 
 emoji      the testbed that is rendered on the spot      folder    pictures in sub-folders
+emoji_list names, and which variants are kept            emoji_phrases  captions by rule
+emoji_attributes  tone, gender, role, colour, shape; what is held out
 captions   texts and labels beside them                  packed    pictures in one .npz
 shards     WebDataset .tar files                         huggingface  the hub, and its formats
 pictures   what all but emoji become in memory           classes   labels to numbers and names

@@ -15,7 +15,7 @@ from torch import Tensor
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
-from nextset.data.emoji import FONT, NAMES, balanced_weights, open_emoji
+from nextset.data.emoji import FONT, NAMES, Captions, Held, balanced_weights, open_emoji
 from nextset.data.folder import ENDINGS, read_folder
 from nextset.data.framing import PictureOptions
 from nextset.data.huggingface import PREFIX, HubOptions, read_hub
@@ -24,6 +24,7 @@ from nextset.data.pictures import Pictures, Progress
 from nextset.data.shards import read_shards
 
 __all__ = [
+    "EMOJI",
     "Dataset",
     "EmojiOptions",
     "HubOptions",
@@ -32,6 +33,9 @@ __all__ = [
     "cache_folder",
     "open_dataset",
 ]
+
+
+EMOJI = "emoji"  # the source that is rendered here and not read
 
 
 class Dataset(Protocol):
@@ -84,6 +88,8 @@ class EmojiOptions(Config):
     shift: float = 0.0
     scale: float = 0.0
     background: float = 0.0
+    captions: Captions = "names"
+    held: Held = "all"
     font: str = str(FONT)
     names: str = str(NAMES)
 
@@ -112,7 +118,7 @@ def open_dataset(
     """
     check_range("size", size, 8, 4096)
     text = str(source)
-    if text == "emoji":
+    if text == EMOJI:
         emoji = EmojiOptions.from_dict(options)
         return open_emoji(size, Path(cache) if cache is not None else cache_folder(), **emoji.to_dict())
     if text.startswith(PREFIX):

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,78 +25,16 @@ from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
 from nextset.data.arrays import read_arrays, write_arrays
 from nextset.data.augment import augment, composite
+from nextset.data.emoji_attributes import held_out
+from nextset.data.emoji_list import NAMES, Glyph, balance, read_names
+from nextset.data.emoji_phrases import phrases
 from nextset.data.pictures import fingerprint
 
+Captions = Literal["names", "phrases"]
+Held = Literal["all", "out", "only"]
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
 _STRIKE = 109  # the one size at which the font holds bitmaps
 _CELL = (136, 128)  # width and height of such a bitmap
-_TONES = range(0x1F3FB, 0x1F400)
-_HAIR = range(0x1F9B0, 0x1F9B4)
-_GENDER = (0x2640, 0x2642)
-_PERSON = {0x1F468: "\U0001f9d1", 0x1F469: "\U0001f9d1"}  # man, woman -> person
-_LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*#\s*\S+\s+E[\d.]+\s+(.*)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Glyph:
-    """One line of `emoji-test.txt`."""
-
-    text: str
-    name: str
-    group: str
-    subgroup: str
-
-    @property
-    def base(self) -> str:
-        """The code points that are left without skin tones, hair and gender: variants of one base share it."""
-        marks = {*_TONES, *_HAIR, *_GENDER, 0x200D, 0xFE0F}
-        return "".join(_PERSON.get(ord(c), c) for c in self.text if ord(c) not in marks)
-
-
-def read_names(path: str | Path = NAMES) -> list[Glyph]:
-    """The fully-qualified emoji of an `emoji-test.txt`, in its order."""
-    remedy = "install Debian's package unicode-data, or give the path of an emoji-test.txt"
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise NextsetError(f"{path} does not exist; {remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise NextsetError(f"{path} cannot be read ({type(error).__name__}); {remedy}") from error
-    group = subgroup = ""
-    glyphs = []
-    for line in lines:
-        if line.startswith("# group:"):
-            group = line.split(":", 1)[1].strip()
-        elif line.startswith("# subgroup:"):
-            subgroup = line.split(":", 1)[1].strip()
-        elif match := _LINE.match(line):
-            text = "".join(chr(int(c, 16)) for c in match[1].split())
-            glyphs.append(Glyph(text, match[2].strip(), group, subgroup))
-    if not glyphs:
-        raise NextsetError(f"{path} lists no fully-qualified emoji; {remedy}")
-    return glyphs
-
-
-def balance(glyphs: Sequence[Glyph], variants: int) -> list[Glyph]:
-    """Keep at most `variants` pictures of each base; without it a set of emoji is hands and faces in six skin tones.
-
-    The plain picture comes first, then yellow ones, then skin tones. Among equals a hash decides, so that neither one
-    skin tone nor one gender is what is left of all of them.
-    """
-
-    def rank(i: int) -> tuple[int, bool, bytes]:
-        text = glyphs[i].text
-        plain = not any(ord(c) in _GENDER or ord(c) in _PERSON for c in text)
-        return sum(ord(c) in _TONES for c in text), not plain, hashlib.blake2b(text.encode()).digest()
-
-    count: Counter[str] = Counter()
-    kept = set()
-    for i in sorted(range(len(glyphs)), key=rank):
-        if count[glyphs[i].base] < variants:
-            count[glyphs[i].base] += 1
-            kept.add(i)
-    return [g for i, g in enumerate(glyphs) if i in kept]
 
 
 def balanced_weights(labels: Tensor, power: float = 0.5) -> Tensor:
@@ -217,22 +154,30 @@ def open_emoji(
     shift: float = 0.0,
     scale: float = 0.0,
     background: float = 0.0,
+    captions: Captions = "names",
+    held: Held = "all",
 ) -> EmojiSet:
     """The emoji set with augmentation settings, rendered on first use and kept in the folder `cache`.
+
+    captions: Unicode's names, or with paraphrases, a line each (`phrases`). held: all pictures, those that are not held
+    out of training ("out"), or only those that are ("only"; `held_out` says which). Class numbers are the same for all.
 
     The file's name holds a hash of everything that its content depends on, so that another font or list never meets an
     old file.
     """
-    key = hashlib.sha256(repr((size, margin, variants)).encode())
-    for source in (font, names):
-        if Path(source).is_file():  # a missing one is reported by the builder
-            key.update(hashlib.sha256(Path(source).read_bytes()).digest())
+    chosen = balance(read_names(names), variants)  # by what is chosen and not by the rule, which may change
+    key = hashlib.sha256(repr((size, margin, [dataclasses.astuple(glyph) for glyph in chosen])).encode())
+    if Path(font).is_file():  # a missing one is reported by the builder
+        key.update(hashlib.sha256(Path(font).read_bytes()).digest())
     path = cache / f"emoji-{size}-{key.hexdigest()[:12]}.npz"
     try:
         emoji = load_emoji(path)
     except NextsetError:  # not there yet, or damaged: either way it can be made again
         emoji = build_emoji(path, size=size, margin=margin, variants=variants, font=font, names=names)
-    return dataclasses.replace(emoji, shift=shift, scale=scale, background=background)
+    if held != "all":
+        emoji = emoji.take([i for i, g in enumerate(emoji.glyphs) if held_out(g) == (held == "only")])
+    said = ["\n".join(phrases(g)) for g in emoji.glyphs] if captions == "phrases" else None
+    return dataclasses.replace(emoji, said=said, shift=shift, scale=scale, background=background)
 
 
 @dataclasses.dataclass
@@ -240,7 +185,7 @@ class EmojiSet:
     """Rendered emoji in memory (a `Dataset`).
 
     rgba: uint8 (N, size, size, 4), alpha not multiplied in. labels: int64 (N,), the subgroup. names, groups, texts (the
-    code points): one string a picture; the names are its captions. shift (pixels), scale (fraction), background
+    code points): one string a picture. said: captions, if not the names; several lines are several captions. shift (pixels), scale (fraction), background
     (probability): see `augment`. skipped, converted, notes: nothing, for no files are read.
     """
 
@@ -253,6 +198,7 @@ class EmojiSet:
     shift: float = 0.0
     scale: float = 0.0
     background: float = 0.0
+    said: list[str] | None = None
     source: str = "emoji"
     skipped: list[str] = dataclasses.field(default_factory=list)
     converted: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -273,8 +219,24 @@ class EmojiSet:
 
     @property
     def captions(self) -> list[str]:
-        """Unicode's names."""
-        return self.names
+        """Unicode's names, or what was said instead."""
+        return self.names if self.said is None else self.said
+
+    @property
+    def glyphs(self) -> list[Glyph]:
+        """What each picture shows."""
+        subgroups = [self.class_names[i] for i in self.labels.tolist()]
+        return [Glyph(*line) for line in zip(self.texts, self.names, self.groups, subgroups, strict=True)]
+
+    def take(self, indices: Sequence[int]) -> EmojiSet:
+        """Those pictures alone; the class names stay, so that class numbers do."""
+        if not indices:
+            raise NextsetError("no picture is left of the emoji set; take held = 'all', or more variants")
+        rows = torch.tensor(indices)
+        names, groups, texts = ([lines[i] for i in indices] for lines in (self.names, self.groups, self.texts))
+        said = None if self.said is None else [self.said[i] for i in indices]
+        rgba, labels = self.rgba[rows.numpy()], self.labels[rows]
+        return dataclasses.replace(self, rgba=rgba, labels=labels, names=names, groups=groups, texts=texts, said=said)
 
     @property
     def augmented(self) -> bool:
