@@ -63,6 +63,11 @@ WRAPPERS = (
     ("", "tokenizer"),
 )
 
+MARKS = {
+    "generator": ("pos_1LC", "lvl_embed.weight", "blocks.0.attn.proj.weight"),
+    "tokenizer": ("quantize.embedding.weight",),
+}
+
 
 def components(
     state: Mapping[str, Tensor], *, asked: bool = False, wrappers: Sequence[tuple[str, str]] = WRAPPERS
@@ -70,13 +75,16 @@ def components(
     """Which parts a file holds, by name: {"generator": ..., "tokenizer": ...}, with wrappers of the trainer removed."""
     found = {}
     for prefix, part in wrappers:
-        marks = {"generator": "pos_1LC", "tokenizer": "quantize.embedding.weight"}
-        if part not in found and prefix + marks[part] in state:
+        if part not in found and all(prefix + mark in state for mark in MARKS[part]):
             found[part] = {
                 n[len(prefix) :]: t
                 for n, t in state.items()
                 if n.startswith(prefix) and not (not prefix and n.startswith("trainer."))
             }
+    if "generator" in found and found["generator"]["pos_1LC"].dim() == 4:  # a map of positions: another system's
+        del found["generator"]
+    if any(".conv_blocks." in name for name in found.get("tokenizer", {})):
+        del found["tokenizer"]
     return found
 
 
