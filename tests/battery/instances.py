@@ -19,10 +19,17 @@ from torch import Tensor, nn
 from nextset.core.protocols import Job
 from nextset.hub.catalogue import list_systems
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.flexvar import FlexVar, FlexVarConfig
+from nextset.systems.hmar import Hmar, HmarConfig
+from nextset.systems.infinity import Infinity, InfinityConfig
 from nextset.systems.m_var import MambaVar, MambaVarConfig
 from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.nfig import Nfig, NfigConfig
+from nextset.systems.sar import Sar, SarConfig
 from nextset.systems.var import Var, VarConfig
+from nextset.text.words import WordsConfig
+from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid
+from nextset.tokenizers.flexible import FlexibleVQ, FlexibleVQConfig
 from nextset.tokenizers.frequency import FrequencyVQ, FrequencyVQConfig
 from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig
 
@@ -151,11 +158,135 @@ def mvar() -> Instance:
     )  # fmt: skip
 
 
+def flexvar() -> Instance:
+    """As VAR's, on independent scales; a training step draws one or two of the sides behind the first."""
+    torch.manual_seed(0)
+    tokenizer = FlexibleVQ(FlexibleVQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=6, groups=4, attention=False),
+        vocabulary=24, channels=4, sides=(1, 2, 3),
+    ))  # fmt: skip
+    model = FlexVar(
+        FlexVarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3), places=8,
+                      draws=((1, 1, 1), (2, 3, 1)), share=0.5, budget=14),
+        randomise(tokenizer),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return dataclasses.replace(
+        var(),
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+    )
+
+
+def hmar() -> Instance:
+    """As VAR's, in scales that see themselves alone."""
+    base = var()
+    model = Hmar(
+        HmarConfig(classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3)),
+        base.model.tokenizer,
+    )
+    return dataclasses.replace(
+        base,
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+        can=base.can - {"memory"},
+    )
+
+
+def hmar_refined() -> Instance:
+    """With a second last block, and the released schedule: seven forwards. Not "pin": steps of refinement are fed what
+    earlier steps left open, which a join of all of them cannot know. Nor "compile": as in `var_raster`."""
+    base = hmar()
+    model = Hmar(base.model.config.replace(mask_blocks=1), base.model.tokenizer)  # type: ignore[union-attr,operator,arg-type]
+    return dataclasses.replace(
+        base,
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, refine_guidance=0.5, top_k=20, top_p=0.95),
+        can=base.can - {"pin", "compile"},
+    )
+
+
+def infinity() -> Instance:
+    """Three scales of 2x2-patches of 4 bits, prompts of several lengths, guidance at the logits."""
+    torch.manual_seed(0)
+    tokenizer = BitwisePyramid(BitwiseConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, attention=False,
+                                      middle_attention=False),
+        sides=(1, 2, 3), patch=2,
+    ))  # fmt: skip
+    words = tuple(f"w{i}" for i in range(8))
+    model = Infinity(
+        InfinityConfig(depth=2, width=32, heads=2, channels=4, patch=2, sides=(1, 2, 3), levels=3, text_channels=16,
+                       text_length=6, words=WordsConfig(words=words, width=16, depth=1, heads=2, length=6)),
+        randomise(tokenizer),  # type: ignore[arg-type]
+    )  # fmt: skip
+    randomise(model)
+
+    def prompts(samples: Tensor) -> list[str]:
+        return [" ".join(f"w{(i + j) % 8}" for j in range(1 + i % 4)) for i in samples.tolist()]
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        maps = [torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"features": torch.stack(maps), "captions": prompts(samples), "index": samples}
+
+    return Instance(
+        model,
+        lambda images: model.job(model.encode_prompts(prompts(images)), guidance_scale=[1.0, 2.0, 3.0], temperature=0.9,
+                                 top_p=0.9),
+        frozenset({"generate", "memory", "guide", "pin", "reconstruct", "train", "save", "compile"}), batch,
+    )  # fmt: skip
+
+
+def infinity_inside() -> Instance:
+    """Guidance on the hidden states behind the first block."""
+    base = infinity()
+    model: Any = base.model
+
+    def job(images: Tensor) -> Job:
+        texts = [" ".join(f"w{(i + j) % 8}" for j in range(1 + i % 4)) for i in images.tolist()]
+        return model.job(model.encode_prompts(texts), guidance_scale=2.0, guide_at=[-2])
+
+    return dataclasses.replace(base, job=job, can=frozenset({"generate", "memory", "pin"}))
+
+
+def sar() -> Instance:
+    """FlexVAR's, with a rollout of the last scale; the loss of the second pass weighs enough to be seen."""
+    base = flexvar()
+    config = SarConfig.from_dict({**base.model.config.to_dict(), "sigma": 0.5})  # type: ignore[union-attr,operator]
+    model = Sar(config, base.model._outside["tokenizer"])  # type: ignore[union-attr,index,arg-type]
+    return dataclasses.replace(
+        base,
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+    )
+
+
+def sar_var() -> Instance:
+    """VAR's, with a sampled and guided rollout of all scales."""
+    base = var()
+    config = SarConfig(
+        classes=5, depth=2, width=32, heads=2, channels=4, vocabulary=24, sides=(1, 2, 3), on="var", ssr="all",
+        sigma=0.5, rollout="sampled", rollout_top_k=20,
+    )  # fmt: skip
+    model = Sar(config, base.model.tokenizer)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        base,
+        model=randomise(model),
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+    )
+
+
 # by slug, or "slug:variant"
 INSTANCES: dict[str, Callable[[], Instance]] = {
+    "infinity": infinity,
+    "infinity:inside": infinity_inside,
+    "flexvar": flexvar,
+    "hmar": hmar,
+    "hmar:refined": hmar_refined,
     "m_var": m_var,
     "mvar": mvar,
     "nfig": nfig,
+    "sar": sar,
+    "sar:var": sar_var,
     "var": var,
     "var:raster": var_raster,
 }

@@ -137,7 +137,7 @@ def test_giving_everything_gives_it_back(it: Instance):
 def test_given_codes_are_kept_and_the_rest_is_drawn(it: Instance):
     free, _ = generate(it.job(EIGHT[:3]), EIGHT[:3])
     given = torch.zeros_like(free.codes())
-    mask = torch.rand(given.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    mask = torch.rand(given.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.4
     job = it.job(EIGHT[:3])
     job.canvas.pin(given, mask)
     run, images = generate(job, EIGHT[:3])

@@ -142,7 +142,7 @@ def test_tokenize_caches_a_folder(model: Path, tmp_path: Path) -> None:
     from nextset.data.codes import load_codes
 
     codes = load_codes(tmp_path / "codes.npz")
-    assert codes.ids.shape == (2, 3, 30) and str(codes.ids.dtype) == "int16" and codes.class_names == ["c0", "c1"]
+    assert codes.values.shape == (2, 3, 30) and str(codes.values.dtype) == "int16" and codes.class_names == ["c0", "c1"]
 
 
 def test_train_both_stages_and_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

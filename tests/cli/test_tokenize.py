@@ -56,7 +56,7 @@ def test_every_source_gives_the_same_codes(model: Path, tmp_path: Path, kind: st
         said = run("tokenize", places[name], "-m", model, "-o", tmp_path / f"{name}.npz")
         assert "4 pictures x 1, 30 ids each, 2 classes" in said
     codes, expected = load_codes(tmp_path / f"{kind}.npz"), load_codes(tmp_path / "folder.npz")
-    assert np.array_equal(codes.ids, expected.ids) and codes.ids.dtype == np.int16
+    assert np.array_equal(codes.values, expected.values) and codes.values.dtype == np.int16
     assert codes.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -67,11 +67,11 @@ def test_options_variants_and_what_is_listed_last(model: Path, tmp_path: Path) -
     assert "note: 3 of 4 pictures have no caption" in said and "all variants are alike" not in said
     assert said.index("with captions") < said.index("skipped: ") and "bad.png is not a picture" in said
     codes = load_codes(out)
-    assert codes.ids.shape == (3, 4, 30) and codes.captions == ["words", "", "", ""]
-    assert not np.array_equal(codes.ids[0], codes.ids[1])
+    assert codes.values.shape == (3, 4, 30) and codes.captions == ["words", "", "", ""]
+    assert not np.array_equal(codes.values[0], codes.values[1])
     assert "all variants are alike" in run("tokenize", folder, "--variants", 2, "-m", model, "-o", out)
     assert "limit: 2 of 5 files were read" in run("tokenize", folder, "limit=2", "-m", model, "-o", out)
-    assert load_codes(out).ids.shape == (1, 2, 30)
+    assert load_codes(out).values.shape == (1, 2, 30)
 
 
 def test_help_has_examples() -> None:

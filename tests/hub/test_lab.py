@@ -127,7 +127,12 @@ def test_steps_fit_the_budget_and_are_equal(data: Path, classifier: Path, tmp_pa
 
 def test_a_testbed_that_is_not_there() -> None:
     with pytest.raises(NextsetError, match=r"nowhere/train.npz does not exist; give a folder that holds train.npz and"):
-        Workbench(Path("runs"), Path("nowhere"))
+        Workbench(Path("runs"), Path("nowhere")).recipe("var-cifar10")
+
+
+def test_a_testbed_that_the_library_builds_needs_no_files() -> None:
+    lab = Workbench(Path("runs"), Path("nowhere"))
+    assert lab.recipe("infinity-emoji-claim").data["source"] == "emoji"
 
 
 def test_systems_without_a_claim_say_who_has_one() -> None:

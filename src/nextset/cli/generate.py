@@ -1,10 +1,10 @@
-"""`nextset generate`: pictures of classes."""
+"""`nextset generate`: pictures of prompts, or of classes."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +14,7 @@ from nextset.cli.options import (
     Device,
     Dtype,
     Model,
+    Offload,
     Seed,
     Smooth,
     Threads,
@@ -24,13 +25,17 @@ from nextset.cli.options import (
     sampling,
     wrote,
 )
-from nextset.core.errors import check_range
+from nextset.cli.sheets import Live, frames, page
+from nextset.core.errors import NextsetError, check_range
 
-if TYPE_CHECKING:
-    import torch
+TEXT = "For models that read text"
 
 
 def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to draw, in quotes; several make several pictures. @FILE: a prompt a line."),
+    ] = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,6 +60,34 @@ def generate(
             "--candidates", help="Begin each picture so often, go on with the likeliest. Default: the model's."
         ),
     ] = None,
+    negative: Annotated[
+        str | None, typer.Option("--negative", help="What guidance leads away from.", rich_help_panel=TEXT)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Below 1: surer. Default: the model's.", rich_help_panel=TEXT)
+    ] = None,
+    aspect: Annotated[
+        str | None, typer.Option("--aspect", help="Width over height: 1.5, 3:2, 16:9.", rich_help_panel=TEXT)
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", help="In pixels, with --height.", rich_help_panel=TEXT)
+    ] = None,
+    height: Annotated[int | None, typer.Option("--height", help="In pixels.", rich_help_panel=TEXT)] = None,
+    from_image: Annotated[
+        Path | None, typer.Option("--from-image", help="Begin with this picture's first scales.", rich_help_panel=TEXT)
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option("--strength", help="Share of scales that --from-image draws again.", rich_help_panel=TEXT),
+    ] = 0.7,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", help="Adapter folder, or folder:scale; repeat it for several."),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option("--text-encoder", help="A T5: folder or hub name. Default: the model's.", rich_help_panel=TEXT),
+    ] = None,
     model: Model = None,
     seed: Seed = 0,
     cfg: Cfg = None,
@@ -64,30 +97,64 @@ def generate(
     batch: Annotated[int, typer.Option("--batch", help="Pictures at a time; changes no picture.")] = 64,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    offload: Offload = False,
     threads: Threads = 0,
 ) -> None:
-    """Make pictures.
+    """Make pictures of prompts, or of classes.
 
     Examples:
+
+      nextset generate "red apple"
+
+      nextset generate "a blue heart" "woman firefighter" -n 8 --seed 1 --preview
+
+      nextset generate @examples/prompts.txt --columns 6 --gif out/grid.gif
+
+      nextset generate "green circle" --from-image heart.png --strength 0.5
 
       nextset generate -n 36 --seed 1 -o out/grid.png --gif out/grid.gif
 
       nextset generate -c heart -c food-fruit -n 8 --cfg 3
-
-      nextset generate -c clothing --preview
     """
     from nextset.data.images import save_gif, save_png
 
-    pipe = load_pipeline(model, dtype, device, threads)
+    prompts = _lines(prompts or [])
+    if prompts and classes:
+        raise NextsetError("prompts were given beside --class; a model is asked with one of them")
+    asks = "text" if prompts or from_image or negative else "class"
+    pipe = load_pipeline(model, dtype, device, threads, asked_with=asks, offload=offload)
+    reads = pipe.asked_with == "text"
     if list_classes:
-        for i, name in enumerate(pipe.class_names or [str(i) for i in range(pipe.classes)]):
-            print(f"{i:4d}  {name}")
+        _list(pipe)
         return
     check_range("zoom", zoom, 0, 64, remedy="0 chooses one")
-    chosen: Any = classes or None
-    n = n if n is not None else (len(classes) if classes else 16)
+    for entry in lora or []:
+        pipe.load_lora(*_adapter(entry))
+    settings: dict[str, Any] = sampling(cfg, top_k, top_p, more_smooth)
+    chosen: Any
+    if reads:
+        if not prompts:
+            raise NextsetError(f'{pipe.name} is asked with text; write what to draw: nextset generate "red apple"')
+        if text_encoder:
+            pipe.use_encoder(text_encoder, dtype=dtype if dtype != "auto" else "bfloat16")
+        ratio = _aspect(aspect)
+        settings |= {"negative_prompt": negative, "aspect": ratio, "width": width, "height": height}
+        settings["temperature"] = temperature
+        if from_image is not None:
+            made = pipe.pixels_of(*pipe.size(width, height, ratio, None))
+            settings |= {"image": _picture(from_image, made), "strength": strength}
+        chosen, n = prompts, n if n is not None else len(prompts)
+    else:
+        given = {"--negative": negative, "--temperature": temperature, "--aspect": aspect, "--width": width,
+                 "--height": height, "--from-image": from_image, "--text-encoder": text_encoder}  # fmt: skip
+        if prompts or any(given.values()):
+            first = "a prompt" if prompts else next(name for name, value in given.items() if value)
+            raise NextsetError(
+                f"{pipe.name} is asked with classes and has no use for {first}; leave it out, or name another --model"
+            )
+        chosen, n = classes or None, n if n is not None else (len(classes) if classes else 16)
     begun = time.perf_counter()
-    live = _Live(console, columns) if preview else None
+    live = Live(console, columns) if preview else None
     with Progress(
         TextColumn("making"),
         BarColumn(),
@@ -121,7 +188,7 @@ def generate(
             previews=bool(gif or preview),
             on_event=on_event,
             candidates=candidates,
-            **sampling(cfg, top_k, top_p, more_smooth),
+            **settings,
         )
     if live:
         live.done()
@@ -131,54 +198,71 @@ def generate(
         f"{len(result.tensors)} pictures in {seconds:.1f} s, seed {seed}",
     )
     if each:
-        for image, label, (s, i) in zip(result.images, result.classes.tolist(), result.seeds, strict=True):
-            name = pipe.class_names[label] if label < len(pipe.class_names) else str(label)
-            save_png(image, each / f"{i:05d}-{name.replace('/', '-')}-seed{s}.png")
+        for image, asked, (s, i) in zip(result.images, result.asked, result.seeds, strict=True):
+            name = asked if reads else pipe.class_names[asked] if asked < len(pipe.class_names) else str(asked)
+            save_png(image, each / f"{i:05d}-{_file_name(name)}-seed{s}.png")
         wrote(each, f"{len(result.tensors)} files")
     if gif:
-        wrote(save_gif([page(t, columns, zoom) for t in result.previews], gif), f"{len(result.previews)} steps")
+        wrote(save_gif(frames(result.previews, columns, zoom), gif), f"{len(result.previews)} steps")
 
 
-def page(images: torch.Tensor, columns: int | None, zoom: int) -> torch.Tensor:
-    """One sheet of pictures, enlarged without blur."""
-    from nextset.data.images import grid
-
-    sheet = grid(images.clamp(-1, 1), columns)
-    factor = zoom or max(1, round(768 / max(sheet.shape[-2:])))
-    return sheet.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-
-class _Live:
-    """A grid of pictures in the terminal, drawn over itself: two pixels a character cell."""
-
-    def __init__(self, out: Any, columns: int | None) -> None:
-        from rich.live import Live
-
-        self.columns = columns
-        self.live = Live(console=out, refresh_per_second=10)
-        self.live.start()
-
-    def show(self, images: torch.Tensor) -> None:
-        self.live.update(blocks(images, self.columns, self.live.console.width))
-
-    def done(self) -> None:
-        self.live.stop()
+def _lines(prompts: list[str]) -> list[str]:
+    """Prompts, with `@FILE` replaced by the lines of the file."""
+    found = []
+    for prompt in prompts:
+        if not prompt.startswith("@"):
+            found.append(prompt)
+            continue
+        try:
+            lines = Path(prompt[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NextsetError(f"{prompt[1:]} cannot be read as a text file ({type(error).__name__}); it holds a prompt a line") from error
+        lines = [line.strip() for line in lines if line.strip()]
+        if not lines:
+            raise NextsetError(f"{prompt[1:]} has no line with a prompt; write one a line")
+        found += lines
+    return found
 
 
-def blocks(images: torch.Tensor, columns: int | None, width: int) -> Any:
-    """Pictures as text: upper half blocks in 24-bit colour, at most `width` characters wide."""
-    from rich.text import Text
-    from torch.nn.functional import interpolate
+def _list(pipe: Any) -> None:
+    if pipe.asked_with == "text":
+        raise NextsetError(f"{pipe.name} is asked with text and has no classes; --list is for models with classes")
+    for i, name in enumerate(pipe.class_names or [str(i) for i in range(pipe.classes)]):
+        print(f"{i:4d}  {name}")
 
-    from nextset.data.images import grid, to_uint8
 
-    sheet = grid(images[:16], columns, pad=1)[None]
-    w = min(width - 1, sheet.shape[-1])
-    h = max(2, round(sheet.shape[-2] * w / sheet.shape[-1] / 2) * 2)
-    pixels = to_uint8(interpolate(sheet, size=(h, w), mode="area")[0]).permute(1, 2, 0).tolist()
-    text = Text()
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=False):
-        for a, b in zip(upper, lower, strict=True):
-            text.append("▀", style=f"rgb({a[0]},{a[1]},{a[2]}) on rgb({b[0]},{b[1]},{b[2]})")
-        text.append("\n")
-    return text
+def _file_name(text: str) -> str:
+    """What of a prompt or a class may stand in a file's name."""
+    return "".join(c if c.isalnum() or c in " .-_" else "-" for c in text)[:60].strip()
+
+
+def _aspect(text: str | None) -> float | None:
+    """`1.5` or `3:2` as a number."""
+    if text is None:
+        return None
+    try:
+        parts = [float(part) for part in text.split(":")]
+        value = parts[0] if len(parts) == 1 else parts[0] / parts[1]
+    except (ValueError, ZeroDivisionError):
+        value = 0.0
+    if len(text.split(":")) > 2 or not 0 < value < float("inf"):
+        raise NextsetError(f"aspect is {text!r}, but must be width over height, such as 1.5 or 3:2")
+    return value
+
+
+def _adapter(entry: str) -> tuple[str, None, float]:
+    """`folder` or `folder:scale` as the arguments of `load_lora`."""
+    folder, colon, scale = entry.rpartition(":")
+    if colon:
+        try:
+            return folder, None, float(scale)
+        except ValueError:
+            pass  # a colon of the path
+    return entry, None, 1.0
+
+
+def _picture(path: Path, size: tuple[int, int]) -> Any:
+    """A picture (1, 3, h, w) in [-1, 1], cut and resized to (h, w) = size."""
+    from nextset.data.images import fit, from_pil, read_image
+
+    return from_pil(fit(read_image(path)[0], *size))[None]

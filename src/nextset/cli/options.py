@@ -40,6 +40,9 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="float32 (same picture on every machine), bfloat16, or auto: fast.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep the blocks in the CPU's memory; they come to the device one by one.")
+]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 = as torch likes.")]
 
 
@@ -66,12 +69,15 @@ def use(device: str, threads: int) -> None:
         raise NextsetError(f"device is {device!r}, but no CUDA device is there; use cpu")
 
 
-def load_pipeline(model: str | None, dtype: str, device: str, threads: int) -> Any:
-    """The pipeline of the common options."""
+def load_pipeline(
+    model: str | None, dtype: str, device: str, threads: int, asked_with: str = "class", offload: bool = False
+) -> Any:
+    """The pipeline of the common options. asked_with: which packaged model is the default."""
+    from nextset.hub.pretrained import default_model
     from nextset.pipelines import load
 
     use(device, threads)
-    return load(model, dtype=dtype, device=device)
+    return load(model or default_model(asked_with), dtype=dtype, device=device, offload=offload)
 
 
 def parse_box(text: str, size: tuple[int, int]) -> Box:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from nextset.cli.generate import page
 from nextset.cli.options import (
     Cfg,
     Device,
@@ -26,6 +25,7 @@ from nextset.cli.options import (
     use,
     wrote,
 )
+from nextset.cli.sheets import page
 from nextset.core.errors import NextsetError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def reconstruct(
     from nextset.pipelines import reconstruct as rebuild
 
     use(device, threads)
-    loaded = pretrained.load(model or pretrained.default_model(), device=device)
+    loaded = pretrained.load(model or pretrained.default_model("class"), device=device)
     tokenizer = loaded.model if loaded.kind == "tokenizer" else loaded.model.tokenizer
     x, _ = _read(image, tokenizer.spec.size, fit)
     result = rebuild(tokenizer, x)

@@ -20,7 +20,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the folder.")] = False,
 ) -> None:
-    """Train a tokenizer or a generator by a recipe (or a classifier for `nextset judge`, which writes one file).
+    """Train a tokenizer, a generator or an adapter by a recipe (or a classifier for `nextset judge`, which writes one file).
 
     Writes checkpoints, metrics.jsonl, sample pictures and, at the end, a model folder. Ctrl-C finishes the step and
     saves; --resume goes on with the same numbers.
@@ -42,8 +42,9 @@ def train(
     _, made = run(parsed, folder, resume=resume)
     if processes.rank():
         return
-    use = "nextset judge --classifier" if parsed.kind == "classifier" else "--model"
-    wrote(made, f"the {'classifier' if parsed.kind == 'classifier' else 'model'}; try it with {use}")
+    use = {"classifier": "nextset judge --classifier", "lora": "nextset generate --lora"}.get(parsed.kind, "--model")
+    what = {"classifier": "the classifier", "lora": "the adapter"}.get(parsed.kind, "the model")
+    wrote(made, f"{what}; try it with {use}")
 
 
 def tokenize(
@@ -83,14 +84,14 @@ def tokenize(
 
     check_range("variants", variants, 1, 1000)
     chosen = _options(options or [])
-    loaded = pretrained.load(model or pretrained.default_model())
+    loaded = pretrained.load(model or pretrained.default_model("class"))
     tokenizer = loaded.model if loaded.kind == "tokenizer" else loaded.model.tokenizer
     with _bar("reading") as advance:
         data = open_dataset(source, size=tokenizer.spec.size[0], progress=advance, **chosen)
     with _bar("tokenizing") as advance:
         codes = encode_dataset(data, tokenizer, variants=variants, seed=seed, progress=advance)
     save_codes(out, codes)
-    what = f"{len(codes):,} pictures x {variants}, {codes.ids.shape[-1]} ids each, {len(codes.class_names)} classes"
+    what = f"{len(codes):,} pictures x {variants}, {codes.values.shape[-1]} ids each, {len(codes.class_names)} classes"
     wrote(out, what + (", with captions" if codes.captions else ""))
     if variants > 1 and not data.augmented:
         console.print("note: all variants are alike, for nothing is augmented; add flip=true or crop=random")

@@ -1,58 +1,78 @@
 """The authors' files, read as they are: opened safely, unwrapped, recognised by their names, renamed by the system's table.
 
 A system that can read released files has a module `convert` beside its model with two functions: `components(state,
-asked=...)`, which says what parts a file holds (asked: the person named the system, so that files which look like
-another's may be its own), and `read(parts, **options)`, which builds the models.
+asked=...)`, which says what parts a file holds by names and shapes alone (asked: the person named the system, or other
+files of the same request did, so that files which look like another's may be its own), and `read(parts, **options)`,
+which builds the models. Shards of one model are one state; none is open longer than it is read.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from nextset.core.errors import NextsetError
-from nextset.core.files import read_safetensors
-from nextset.core.unpickle import flatten, read_torch
+from nextset.core.errors import NextsetError, nearest
+from nextset.core.weights import Weights, groups, join
 from nextset.hub.catalogue import list_systems
 
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """A flat state dict of a `.safetensors`, `.pth`, `.pt`, `.ckpt` or `.bin` file; nested wrappers become dotted names."""
-    path = Path(path)
-    if not path.is_file():
-        raise NextsetError(f"{path} does not exist; check the path")
-    return read_safetensors(path) if path.suffix == ".safetensors" else flatten(read_torch(path))
+Parts = dict[str, Mapping[str, Tensor]]
 
 
-def convert(paths: Sequence[str | Path], *, system: str | None = None, **options: Any) -> nn.Module:
+def convert(
+    paths: Sequence[str | Path], *, system: str | None = None, dtype: torch.dtype | None = None, **options: Any
+) -> nn.Module:
     """One model (a generator with its tokenizer, or a tokenizer) from the authors' files.
 
-    system: slug, when the files alone do not decide. options: what no tensor tells (see the system's `read`).
+    paths: files, shards, indexes of shards, or folders of them (`core.weights.groups`). system: slug, when the files
+    alone do not decide. dtype: to load in, for systems that cast each weight as it arrives; None = float32. options: what
+    no tensor tells (see the system's `read`).
     """
-    states = [(Path(p), read_state(p)) for p in paths]
+    files = groups(paths)
+    states = [Weights.of(group) for group in files]
+    reader, asked = _recognise(states, system)
+    parts: Parts = {}
+    for group, state in zip(files, states, strict=True):
+        found = reader.components(state, asked=asked) or reader.components(state, asked=True)
+        if not found:
+            first, what = next(iter(state), "nothing"), system or "any system that is available"
+            raise NextsetError(
+                f"{group[0]} holds no part of {what} (its first weight is {first!r}); is it another model's file?"
+            )
+        for name, part in found.items():  # shards go together; a part that is there again replaces the first
+            again = any(n in parts.get(name, {}) for n in part)
+            parts[name] = part if again or name not in parts else join(parts[name], part)
+    settings = inspect.signature(reader.read).parameters
+    if dtype is not None and "dtype" in settings:
+        options["dtype"] = dtype
+    if not any(p.kind is p.VAR_KEYWORD for p in settings.values()):
+        known = [name for name in settings if name not in ("parts", "dtype", "generator")]
+        for name in options:
+            if name not in settings:
+                raise NextsetError(f"these files have no setting {name!r}: {nearest(name, known)}")
+    return reader.read(parts, **options)
+
+
+def _recognise(states: Sequence[Weights], system: str | None) -> tuple[ModuleType, bool]:
+    """The module that knows most of the files, and whether it was named. Names and shapes decide; no value is read."""
     readers = [r for r in list_systems(state="available") if "convert" in r.capabilities]
     records = [r for r in readers if system in (None, r.slug)]
     if not records:
         known = ", ".join(r.slug for r in readers)
         raise NextsetError(f"system is {system!r}, but files are read of {known}; see `nextset systems`")
-    best: tuple[int, Any, list[dict[str, dict[str, Tensor]]]] = (-1, None, [])
-    for record in sorted(
-        records, key=lambda r: len(r.base)
-    ):  # a part that several share is read by the one they stand on
+    best: tuple[int, ModuleType | None] = (-1, None)
+    # a part that several share is read by the one they stand on
+    for record in sorted(records, key=lambda r: len(r.base)):
         assert record.entry is not None
         module = importlib.import_module(record.entry.partition(":")[0] + ".convert")
-        found = [module.components(state, asked=system is not None) for _, state in states]
-        if (recognised := sum(map(bool, found))) > best[0]:
-            best = (recognised, module, found)
-    _, module, found = best
-    for (path, state), parts in zip(states, found, strict=True):
-        if not parts:
-            first, what = next(iter(state), "nothing"), system or "any system that is available"
-            raise NextsetError(
-                f"{path} holds no part of {what} (its first weight is {first!r}); is it another model's file?"
-            )
-    return module.read({name: part for parts in found for name, part in parts.items()}, **options)
+        recognised = sum(bool(module.components(state.outline, asked=system is not None)) for state in states)
+        if recognised > best[0]:
+            best = (recognised, module)
+    assert best[1] is not None
+    return best[1], system is not None

@@ -24,8 +24,8 @@ from nextset.core.errors import NextsetError
 from nextset.core.files import read_json, write_json
 from nextset.core.noise import Noise
 from nextset.data.arrays import read_arrays, write_arrays
-from nextset.data.codes import encode_dataset, load_codes, save_codes
-from nextset.data.dataset import open_dataset
+from nextset.data.codes import encode_dataset, load_codes, save_codes, weights_fingerprint
+from nextset.data.dataset import EMOJI, open_dataset
 from nextset.data.images import to_uint8
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
@@ -64,13 +64,18 @@ class Workbench:
         console: Console | None = None,
     ) -> None:
         self.folder, self.budget, self.threads, self._classifier = folder, budget, threads, classifier
-        self._sources = {held_out: data / name for held_out, name in ((False, "train.npz"), (True, "test.npz"))}
-        for path in self._sources.values():
+        self._files = {held_out: data / name for held_out, name in ((False, "train.npz"), (True, "test.npz"))}
+        self.console = console or Console(stderr=True, highlight=False)
+
+    @property
+    def _sources(self) -> dict[bool, Path]:
+        """The testbed's files, which must be there once they are needed."""
+        for path in self._files.values():
             if not path.is_file():
                 raise NextsetError(
                     f"{path} does not exist; give a folder that holds train.npz and test.npz: --data DIR"
                 )
-        self.console = console or Console(stderr=True, highlight=False)
+        return self._files
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -78,7 +83,9 @@ class Workbench:
     # ---- training
 
     def recipe(self, name: str, *changes: str) -> Recipe:
-        return load_recipe(name, [f'data.source="{self._sources[False]}"', f"threads={self.threads}", *changes])
+        own = load_recipe(name).data.get("source") == EMOJI  # a testbed that the library builds
+        places = [] if own else [f'data.source="{self._sources[False]}"']
+        return load_recipe(name, [*places, f"threads={self.threads}", *changes])
 
     def fit(self, share: float, recipes: dict[str, Recipe]) -> dict[str, Recipe]:
         if self.budget is None:
@@ -217,7 +224,7 @@ class Workbench:
         what = {k: v for k, v in recipe.to_dict().items() if k != "name"}
         what["train"] = {k: v for k, v in what["train"].items() if k not in _FREE}
         for name, held_out in (("source", False), ("test", True)):
-            if name in what["data"]:
+            if what["data"].get(name, EMOJI) != EMOJI:
                 what["data"][name] = self._contents[held_out]
         for name in ("tokenizer", "codes"):
             if name in what["data"]:
@@ -225,6 +232,9 @@ class Workbench:
         return _key(what)
 
     def _place(self, path: Path) -> str:
+        """Where something lies in this folder; of a packaged model, the weights of its tokenizer."""
+        if str(path) in pretrained.packaged():
+            return weights_fingerprint(pretrained.load(path).model.tokenizer)
         return str(path.resolve().relative_to(self.folder.resolve()))
 
     @cached_property

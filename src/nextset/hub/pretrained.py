@@ -1,11 +1,13 @@
 """The format of published models: a folder that `load` reads and `save` writes, here or on a model hub.
 
     config.json         what it is: kind, system or tokenizer type, sizes, class names, sampling defaults, licence
-    model.safetensors   weights of a generator or a tokenizer
+    model.safetensors   weights of a generator or a tokenizer; above 5 GB model-00001-of-0000N.safetensors, ... and the
+                        index model.safetensors.index.json
     tokenizer/          the same for the tokenizer of a generator
     README.md           model card
 
-Nothing in a folder is executed; sizes are checked before anything is allocated.
+Nothing in a folder is executed; sizes are checked before anything is allocated. A model is built without memory and filled
+file by file, each weight cast and placed once as it arrives: loading needs the model and one file (`docs/memory.md`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import tomllib
@@ -25,14 +28,18 @@ import torch
 from torch import Tensor, nn
 
 from nextset.core.errors import NextsetError, NextsetWarning, nearest
-from nextset.core.files import atomic_write, read_json, read_safetensors, write_json, write_safetensors
+from nextset.core.files import atomic_write, read_json, write_json
 from nextset.core.keys import load_into
+from nextset.core.weights import SHARD_BYTES, Weights, weight_files, write_weights
 from nextset.hub.catalogue import get_record
 from nextset.nn.autoencoder import channels_last
+from nextset.nn.offload import offload_blocks
 from nextset.nn.precision import cast, resolve_dtype
 
 FORMAT = 1
 TOKENIZERS = {
+    "bitwise": "nextset.tokenizers.bitwise:BitwisePyramid",
+    "flexible_vq": "nextset.tokenizers.flexible:FlexibleVQ",
     "frequency_vq": "nextset.tokenizers.frequency:FrequencyVQ",
     "multiscale_vq": "nextset.tokenizers.multiscale:MultiScaleVQ",
 }
@@ -73,11 +80,11 @@ def packaged() -> dict[str, Path]:
     return {p.parent.name: p.parent for p in sorted(root.glob("*/config.json"))}
 
 
-def default_model() -> str:
-    """Name of the model that is used when none is given; it stands in data (`assets/defaults.toml`)."""
-    return str(
-        tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())["generate"]["model"]
-    )
+def default_model(asked_with: str = "text") -> str:
+    """Name of the model that is used when none is given, by what it is asked with ("text" or "class"); it stands in data
+    (`assets/defaults.toml`)."""
+    defaults = tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())
+    return str(defaults["generate"][asked_with])
 
 
 def resolve(name: str | Path) -> Path:
@@ -89,11 +96,12 @@ def resolve(name: str | Path) -> Path:
     if str(name) in known:
         return known[str(name)]
     if str(name).count("/") == 1 and not path.exists():
-        return _download(str(name))
+        return download(str(name))
     raise NextsetError(f"no model is called {str(name)!r}, and no folder is there: {nearest(str(name), known)}")
 
 
-def _download(name: str) -> Path:
+def download(name: str) -> Path:
+    """The folder of `owner/name` of the hub, fetched on first use."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -107,10 +115,14 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pretrained:
+def load(
+    name: str | Path, *, dtype: str = "float32", device: torch.device | str = "cpu", offload: bool = False
+) -> Pretrained:
     """Load a model by folder, packaged name or hub name.
 
-    dtype: "float32" (a seed means the same picture on every machine), "bfloat16" or "auto" (faster where it is).
+    dtype: "float32" (a seed means the same picture on every machine), "bfloat16" or "auto" (faster where it is). device:
+    where it computes. offload: the generator's blocks stay in the CPU's memory and come to the device one after another
+    (`nn.offload`), which a device needs that is too small for them all.
     """
     folder = resolve(name)
     info = read_json(folder / "config.json")
@@ -118,21 +130,29 @@ def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pr
         raise NextsetError(
             f"{folder / 'config.json'} does not describe a nextset model of format {FORMAT}; convert the authors' files with `nextset convert`"
         )
+    kind = resolve_dtype(dtype)
     model: Any
     if info["kind"] == "tokenizer":
-        model = _build(folder, info, TOKENIZERS, "type")
+        model = _build(folder, info, TOKENIZERS, "type", kind, device)
     else:
-        tokenizer = load(folder / "tokenizer")
-        model = _build(folder, info, None, "system")
+        tokenizer = load(folder / "tokenizer", dtype=dtype, device=device)
+        model = _build(folder, info, None, "system", kind, "cpu" if offload else device)
         model.attach(tokenizer.model)
-        cast(tokenizer.model, resolve_dtype(dtype)).to(device)
+        if offload:
+            offload_blocks(model, device)
     if info.get("licence_notice"):
         warnings.warn(str(info["licence_notice"]), NextsetWarning, stacklevel=2)
-    cast(model, resolve_dtype(dtype)).to(device)
     return Pretrained(str(name), model.eval(), info)
 
 
-def _build(folder: Path, info: dict[str, Any], types: dict[str, str] | None, field: str) -> nn.Module:
+def _build(
+    folder: Path,
+    info: dict[str, Any],
+    types: dict[str, str] | None,
+    field: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> nn.Module:
     name = info.get(field)
     if types is not None:
         if name not in types:
@@ -141,26 +161,24 @@ def _build(folder: Path, info: dict[str, Any], types: dict[str, str] | None, fie
     else:
         cls = system_class(str(name))
     config = cls.config_type.from_dict(info.get("config") or {})
-    state = read_safetensors(folder / "model.safetensors")
+    state = Weights.of(weight_files(folder))
     with torch.device("meta"):  # nothing is allocated before the sizes are known to be true
-        model = cls(config)
+        model = cast(cls(config), dtype)
     needed = sum(p.numel() for p in model.parameters())
-    there = sum(t.numel() for t in state.values())
+    there = sum(t.numel() for t in state.outline.values())
     if needed > LIMIT_PARAMETERS or needed > 2 * there + 10**6:
         raise NextsetError(
             f"{folder / 'config.json'} describes {needed:,} parameters, but the weights hold {there:,}; the two do not belong together"
         )
-    load_into(model, state, what=str(folder / "model.safetensors"), optional=getattr(cls, "training_state", ()))
+    what, optional = str(folder / "model.safetensors"), getattr(cls, "training_state", ())
+    load_into(model, state, what=what, optional=optional, device=device)
     return channels_last(model) if field == "type" else model
 
 
-def published_state(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Weights as they are published: without training statistics, matrices in `dtype` when given, the rest in float32."""
-    import re
-
+def published_state(model: nn.Module) -> dict[str, Tensor]:
+    """Weights as they are published: without training statistics."""
     drop = getattr(model, "training_state", ())
-    state = {n: t.detach() for n, t in model.state_dict().items() if not any(re.fullmatch(p, n) for p in drop)}
-    return {n: t.to(dtype) if dtype is not None and t.is_floating_point() else t for n, t in state.items()}
+    return {n: t.detach() for n, t in model.state_dict().items() if not any(re.fullmatch(p, n) for p in drop)}
 
 
 def describe(model: nn.Module, **more: Any) -> dict[str, Any]:
@@ -172,12 +190,18 @@ def describe(model: nn.Module, **more: Any) -> dict[str, Any]:
 
 
 def save(
-    folder: str | Path, model: nn.Module, *, dtype: torch.dtype | None = None, card: str = "", **more: Any
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    card: str = "",
+    shard_bytes: int = SHARD_BYTES,
+    **more: Any,
 ) -> Path:
     """Write a model (and its tokenizer, for a generator) as a folder; it appears whole or not at all.
 
-    dtype: of the stored weights (None = as they are). card: text of the model card. more: further entries of
-    `config.json` (class_names, defaults, licence, ...).
+    dtype: of the stored weights (None = as they are), which are cast one at a time. card: text of the model card.
+    shard_bytes: weights in one file at most. more: further entries of `config.json` (class_names, defaults, licence, ...).
     """
     folder = Path(folder)
     if folder.exists() and not (folder / "config.json").exists() and any(folder.iterdir()):
@@ -185,10 +209,10 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(temporary, model, dtype, more)
+        _write(temporary, model, dtype, shard_bytes, more)
         tokenizer = getattr(model, "_outside", {}).get("tokenizer")
         if tokenizer is not None:
-            _write(temporary / "tokenizer", tokenizer, dtype, {})
+            _write(temporary / "tokenizer", tokenizer, dtype, shard_bytes, {})
         with atomic_write(temporary / "README.md") as handle:
             handle.write(
                 (card or f"# {folder.name}\n\nA nextset model. `nextset generate --model {folder.name}`\n").encode()
@@ -204,10 +228,10 @@ def save(
     return folder
 
 
-def _write(folder: Path, model: nn.Module, dtype: torch.dtype | None, more: dict[str, Any]) -> None:
+def _write(folder: Path, model: nn.Module, dtype: torch.dtype | None, limit: int, more: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", describe(model, **more))
-    write_safetensors(folder / "model.safetensors", published_state(model, dtype), {"format": "pt"})
+    write_weights(folder, published_state(model), dtype=dtype, limit=limit)
 
 
 def push_to_hub(

@@ -2,12 +2,11 @@
 
 Stage 1 trains a tokenizer on pictures; stage 2 trains a generator on that tokenizer's cached codes. Each ends with a
 model folder `<run>/model` (averaged weights) that `nextset.load` or a stage-2 recipe reads. Recipes of classifiers are
-handed to `classifiers`.
+handed to `classifiers`, those of adapters to `lora_run`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from nextset.core import processes
-from nextset.core.errors import NextsetError, nearest
+from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
 from nextset.data.codes import Codes, codes_fingerprint, encode_dataset, load_codes, save_codes
 from nextset.data.dataset import open_dataset
@@ -27,6 +26,7 @@ from nextset.data.inventory import inventory, summary
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
 from nextset.hub.classifiers import train_by_recipe
+from nextset.hub.requests import request_of, sizes_of
 from nextset.nn.autoencoder import channels_last
 from nextset.tokenizers.objective import ObjectiveConfig
 from nextset.training.batches import Batches
@@ -55,7 +55,9 @@ def train(
             raise NextsetError("a classifier is trained in one go and leaves no checkpoints; leave out --resume")
         return None, train_by_recipe(recipe, folder, console)
     torch.manual_seed(recipe.train.seed)  # initial weights; everything later is drawn from counter-based noise
-    builder = {"tokenizer": _tokenizer_run, "generator": _generator_run}[recipe.kind]
+    from nextset.hub.lora_run import lora_run  # here: it builds on this file
+
+    builder = {"tokenizer": _tokenizer_run, "generator": _generator_run, "lora": lora_run}[recipe.kind]
     trainer, publish = builder(recipe, folder, console)
     if resume:
         trainer.resume()
@@ -63,8 +65,8 @@ def train(
     return result, publish(trainer)
 
 
-def _dataset(recipe: Recipe, console: Console) -> Any:
-    own = ("tokenizer", "codes", "balance", "code_variants", "start")
+def dataset_of(recipe: Recipe, console: Console) -> Any:
+    own = ("tokenizer", "codes", "balance", "code_variants", "start", "text_encoder")
     options = {k: v for k, v in recipe.data.items() if k not in own}
     source = options.pop("source", None)
     if not source:
@@ -82,7 +84,7 @@ def _grid_writer(path: Path, images: Tensor) -> None:
 
 
 def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
-    data = _dataset(recipe, console)
+    data = dataset_of(recipe, console)
     model_config = dict(recipe.model)
     objective = ObjectiveConfig.from_dict(model_config.pop("objective", {}))
     kind = model_config.pop("type", "multiscale_vq")
@@ -126,19 +128,25 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     return trainer, publish
 
 
-def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, console: Console) -> Codes:
-    """The recipe's cached codes: from `data.codes`, or made once in the run's folder."""
+def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, console: Console, features: bool) -> Codes:
+    """The recipe's cached codes (or features): from `data.codes`, or made once in the run's folder."""
+    wanted = "features" if features else "codes"
     if "codes" in recipe.data:
-        return load_codes(recipe.data["codes"])
+        codes = load_codes(recipe.data["codes"])
+        if codes.kind != wanted:
+            raise NextsetError(
+                f"{recipe.data['codes']} holds {codes.kind}, but this system trains on {wanted}; leave out data.codes"
+            )
+        return codes
     variants = int(recipe.data.get("code_variants", 1))
     path = folder / "codes.npz"
 
     def make() -> None:
-        expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed)
+        expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed, features)
         if path.exists() and load_codes(path).fingerprint == expected:
             return
         console.print(f"tokenizing {len(data):,} pictures x {variants} ...")
-        save_codes(path, encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed))
+        save_codes(path, encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed, features=features))
 
     processes.by_first(make)
     return load_codes(path)
@@ -151,14 +159,12 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         )
     tokenizer = pretrained.load(recipe.data["tokenizer"])
     coder = tokenizer.model if tokenizer.kind == "tokenizer" else tokenizer.model.tokenizer
-    data = _dataset(recipe, console)
-    codes = codes_of(recipe, data, coder, folder, console)
+    data = dataset_of(recipe, console)
     assert recipe.system is not None
     cls = pretrained.system_class(recipe.system)
-    sizes = {"classes": len(codes.class_names), "vocabulary": coder.spec.vocabulary, "channels": coder.spec.channels}
-    if hasattr(coder, "config") and hasattr(coder.config, "sides"):
-        sizes["sides"] = coder.config.sides
-    model = cls(cls.config_type.from_dict({**sizes, **recipe.model}), coder)
+    codes = codes_of(recipe, data, coder, folder, console, getattr(cls, "trained_on", "codes") == "features")
+    request = request_of(recipe, cls, codes)
+    model = cls(cls.config_type.from_dict({**sizes_of(cls, coder), **request.sizes(), **request.model}), coder)
     if "start" in recipe.data:  # weights to begin with, of a generator with the same sizes
         model.load_state_dict(pretrained.load(recipe.data["start"]).model.state_dict())
     for module in (model, coder):
@@ -167,19 +173,13 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     weights = balanced_weights(codes.labels, balance) if balance != 1 else None
     batches = Batches(len(codes), recipe.train.batch, recipe.train.seed, weights)
     noise = Noise(recipe.train.seed, "data")
-    sampling = {k: v for k, v in recipe.sample.items() if k != "store"}
-    known = [name for name in inspect.signature(cls.job).parameters if name not in ("self", "classes")]
-    for name in sampling:
-        if name not in known:
-            raise NextsetError(f"[sample] has no entry {name!r}: {nearest(name, [*known, 'store'])}")
 
     def batch(i: int) -> dict[str, Any]:
-        return {**codes.batch(batches.indices(i), batches.samples(i), noise), "total_steps": recipe.train.steps}
+        made = codes.batch(batches.indices(i), batches.samples(i), noise)
+        return {**made, **request.extra(made), "total_steps": recipe.train.steps}
 
     def sample(module: nn.Module, step: int) -> Tensor:
-        labels = torch.arange(36, device=processes.device()) * len(codes.class_names) // 36
-        job = module.job(labels, **sampling)  # type: ignore[operator]
-        return finish(Run.of(job, Noise(recipe.train.seed, "samples")))
+        return finish(Run.of(request.shown(module), Noise(recipe.train.seed, "samples")))
 
     def publish(trainer: Trainer) -> Path:
         with trainer.averaged() as module:
@@ -188,10 +188,10 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
                     folder / "model",
                     module,
                     dtype=STORED[recipe.sample.get("store", "float32")],
-                    class_names=codes.class_names,
-                    defaults=sampling,
+                    defaults=request.settings,
                     recipe=recipe.to_dict(),
                     card=card(recipe, module, trainer, codes),
+                    **request.info(),
                 )
             )
 
@@ -204,7 +204,7 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         samples=len(codes),
         sample=sample,
         write_grid=_grid_writer,
-        show=("ce", "accuracy"),
+        show=getattr(cls, "watched", ("ce", "accuracy")),
         notes={"recipe": recipe.to_dict(), "codes": codes.fingerprint},
         files={"data.json": inventory(data)},
         console=console,

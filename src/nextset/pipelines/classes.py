@@ -1,97 +1,38 @@
-"""The pipeline: a loaded model as a person uses it. Names and numbers in, pictures out.
+"""The pipeline of generators that are asked with classes. Names and numbers in, pictures out.
 
-    import nextset
-    pipe = nextset.load()
-    out = pipe("animal-mammal", n=4, seed=1)
-    out.images[0].save("cat.png")
-
-It knows that a system makes jobs, not what is in them.
+import nextset
+pipe = nextset.load("emoji-var")
+out = pipe("animal-mammal", n=4, seed=1)
+out.images[0].save("cat.png")
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nextset.core.errors import NextsetError, check_range, nearest
-from nextset.core.events import Event, Preview
 from nextset.core.masks import Box, box_mask
 from nextset.core.noise import Noise
-from nextset.data.images import to_pil
-from nextset.engine.run import Run, proceed
-from nextset.engine.search import KeepLikeliest
+from nextset.engine.run import Run
 from nextset.hub import pretrained
-from nextset.nn.losses import psnr
+from nextset.pipelines.base import Generator, OnEvent, Output
 
 Classes = int | str | None | Sequence[int | str | None]
 
 
-@dataclasses.dataclass
-class Output:
-    """What a request made.
+class Pipeline(Generator):
+    """A generator with its tokenizer, asked with classes."""
 
-    tensors: (N, 3, H, W) float32 in [-1, 1]. images: the same as PIL pictures. tokens: codes (N, L). previews: one
-    (N, 3, H, W) a step, when asked for. classes: (N,) ids. seeds: (seed, index) of each picture: `pipe(..., seed=seed,
-    indices=[index])` makes it again alone.
-    """
-
-    tensors: Tensor
-    tokens: Tensor
-    classes: Tensor
-    seeds: list[tuple[int, int]]
-    previews: list[Tensor] = dataclasses.field(default_factory=list)
-
-    @property
-    def images(self) -> list[Image.Image]:
-        return [to_pil(t) for t in self.tensors]
-
-
-@dataclasses.dataclass
-class Reconstruction:
-    """An image through the tokenizer: scales[k] (N, 3, H, W) after scale k, psnr[k] (N,) in dB, tokens (N, L)."""
-
-    scales: list[Tensor]
-    psnr: list[Tensor]
-    tokens: Tensor
-
-
-class Pipeline:
-    """A generator with its tokenizer."""
+    asked_with = "class"
+    no_settings = ("self", "classes")
 
     def __init__(self, loaded: pretrained.Pretrained) -> None:
-        if loaded.kind != "generator":
-            raise NextsetError(
-                f"{loaded.name} is a tokenizer and makes no pictures of its own; use `nextset reconstruct`, or load a generator"
-            )
-        self.name, self.system, self.info = loaded.name, loaded.model, loaded.info
-        self.tokenizer: Any = self.system.tokenizer
+        super().__init__(loaded)
         self.class_names: list[str] = list(self.info.get("class_names", []))
-        self.defaults: dict[str, Any] = dict(self.info.get("defaults", {}))
-        self.candidates, self.decide_at = self.defaults.pop("candidates", 1), self.defaults.pop("decide_at", 0)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Pipeline:
-        """Load by folder, packaged name or hub name."""
-        return cls(pretrained.load(name, dtype=dtype, device=device))
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write model, tokenizer, description and card as a folder."""
-        more = {k: v for k, v in self.info.items() if k not in ("format", "kind", "system", "config")}
-        return pretrained.save(folder, self.system, **more)
-
-    def push_to_hub(self, name: str, **options: Any) -> str:
-        """Upload as `owner/name`; returns the address."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as place:
-            return pretrained.push_to_hub(self.save_pretrained(Path(place) / "model"), name, **options)
 
     # ---- classes
 
@@ -152,7 +93,7 @@ class Pipeline:
         indices: Sequence[int] | None = None,
         batch: int = 64,
         previews: bool = False,
-        on_event: Callable[[int, Event], None] | None = None,
+        on_event: OnEvent = None,
         cache: str | None = None,
         candidates: int | None = None,
         decide_at: int | None = None,
@@ -168,62 +109,23 @@ class Pipeline:
         """
         if n is not None:
             check_range("n", n, 1, 100_000)
-        check_range("batch", batch, 1, 4096)
         noise = Noise(seed, "generate")
         labels, where = self._labels(
             classes, n, noise, None if indices is None else torch.tensor(list(indices), dtype=torch.int64)
         )
-        several = int(self.candidates if candidates is None else candidates)
-        at = int(self.decide_at if decide_at is None else decide_at)
-        check_range("candidates", several, 1, 1024, remedy="1 is plain sampling")
-        check_range("decide_at", at, 0, len(self.system.plan) - 1, remedy="it is a step of the plan")
-        parts = []
-        for start in range(0, len(labels), batch):
-            job = self.job(labels[start : start + batch].repeat_interleave(several), **settings)
-            images = where[start : start + batch].repeat_interleave(several)
-            run = Run.of(
-                job, noise, images, cache=cache, controllers=[KeepLikeliest(several, at)] if several > 1 else []
-            )
-            run.attempt = torch.arange(several).repeat(len(images) // several) << 16
-            parts.append(self._finish(run, previews, start, on_event))
-        return self._output(parts, labels, seed, where)
+        several, at = self.search(candidates, decide_at, len(self.system.plan))
+        parts = self.run(
+            lambda rows: self.job(labels[rows], **settings), where, noise,
+            batch=batch, several=several, at=at, previews=previews, on_event=on_event, cache=cache,
+        )  # fmt: skip
+        return self.output(parts, labels.tolist(), seed, where)
 
     def job(self, labels: Tensor, **settings: Any) -> Any:
         """The system's job for class ids, with this model's sampling defaults under the given settings."""
-        known = [p for p in inspect.signature(self.system.job).parameters if p not in ("self", "classes")]
-        for name in settings:
-            if name not in known:
-                raise NextsetError(f"{self.name} has no setting {name!r}: {nearest(name, known)}")
-        chosen = {**self.defaults, **{k: v for k, v in settings.items() if v is not None}}
-        return self.system.job(labels.to(next(self.system.parameters()).device), **chosen)
-
-    @torch.no_grad()
-    def _finish(
-        self, run: Run, previews: bool, offset: int, on_event: Callable[[int, Event], None] | None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        shown: list[Tensor] = []
-        for event in proceed(run, previews=previews):
-            if isinstance(event, Preview):
-                shown.append(event.images.cpu())
-            if on_event:
-                on_event(offset, event)
-        for c in run.controllers:
-            if isinstance(c, KeepLikeliest) and c.kept is not None:  # what went on, as it looked before the decision
-                shown = [s[c.kept.cpu()] if len(s) > len(c.kept) else s for s in shown]
-        return run.job.finish(run.job.canvas).cpu(), run.codes().cpu(), shown
-
-    @staticmethod
-    def _output(parts: list[tuple[Tensor, Tensor, list[Tensor]]], labels: Tensor, seed: int, where: Tensor) -> Output:
-        images, codes, shown = zip(*parts, strict=True)
-        steps = [torch.cat(step) for step in zip(*shown, strict=True)]
-        return Output(torch.cat(images), torch.cat(codes), labels.cpu(), [(seed, int(i)) for i in where], steps)
+        chosen = self.settings(settings)
+        return self.system.job(labels.to(self.device), **chosen)
 
     # ---- given pictures
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Reconstruction:
-        """What each scale adds: images (N, 3, H, W) in [-1, 1] of the model's size."""
-        return reconstruct(self.tokenizer, images)
 
     def inpaint(
         self,
@@ -269,7 +171,7 @@ class Pipeline:
         seed = settings.pop("seed", 0)
         n = settings.pop("n", None) or 1
         previews, on_event = settings.pop("previews", False), settings.pop("on_event", None)
-        codes = self.tokenizer.encode(self._fits(images))
+        codes = self.tokenizer.encode(self.fits(images))
         codes = codes.repeat(n, 1) if codes.shape[0] == 1 else codes
         side = self.tokenizer.sides[-1]
         if box is not None:
@@ -284,30 +186,9 @@ class Pipeline:
         job = self.job(labels, **settings)
         job.canvas.pin(codes, self.system.keep_mask(given))
         where = torch.arange(codes.shape[0])
-        return self._output([self._finish(Run.of(job, noise, where), previews, 0, on_event)], labels, seed, where)
-
-    def _fits(self, images: Tensor) -> Tensor:
-        size = self.tokenizer.spec.size
-        if tuple(images.shape[-2:]) != size:
-            raise NextsetError(
-                f"the image is {images.shape[-1]}x{images.shape[-2]} pixels, but this model works at {size[1]}x{size[0]}; resize it"
-            )
-        weight = next(self.tokenizer.encoder.parameters())
-        return images.to(weight.device, weight.dtype)
+        parts = [self._finish(Run.of(job, noise, where), previews, 0, on_event)]
+        return self.output(parts, labels.tolist(), seed, where)
 
     def forwards(self, **settings: Any) -> int:
         """Forward calls of the network for one picture with these settings."""
         return len(self.job(torch.zeros(1, dtype=torch.int64), **settings).plan)
-
-
-def reconstruct(tokenizer: Any, images: Tensor) -> Reconstruction:
-    """Encode images (N, 3, H, W) in [-1, 1] and decode them again after every scale."""
-    weight = next(tokenizer.encoder.parameters())
-    codes = tokenizer.encode(images.to(weight.device, weight.dtype))
-    scales = [tokenizer.decode(codes, upto=k + 1).cpu() for k in range(len(tokenizer.sides))]
-    return Reconstruction(scales, [psnr(s, images.cpu()) for s in scales], codes.cpu())
-
-
-def load(name: str | Path | None = None, *, dtype: str = "float32", device: str = "cpu") -> Pipeline:
-    """A pipeline for the model of a folder, a packaged name or a hub name; the default model when no name is given."""
-    return Pipeline.from_pretrained(pretrained.default_model() if name is None else name, dtype=dtype, device=device)

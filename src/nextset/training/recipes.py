@@ -1,8 +1,9 @@
 """Recipes: one TOML file per training run.
 
-    kind = "tokenizer"            # or "generator", or "classifier"; the name is the file's
+    kind = "tokenizer"            # or "generator", "classifier", "lora"; the name is the file's
     system = "..."                # whose generator; the others have none
     [model] [data] [sample]       # for the rooms that build these
+    [lora]                        # of kind "lora", which has no [model]: data.model is the one that it adds to
     [train]                       # TrainConfig
 
 A recipe is parsed here, nothing more: models and data are built elsewhere, from the plain dicts.
@@ -22,8 +23,8 @@ from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, nearest
 from nextset.training.schedules import check_kind
 
-KINDS = ("tokenizer", "generator", "classifier")
-SECTIONS = ("model", "data", "train", "sample")
+KINDS = ("tokenizer", "generator", "classifier", "lora")
+SECTIONS = ("model", "data", "train", "sample", "lora")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TrainConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A parsed recipe; `model`, `data` and `sample` are whatever their builders understand."""
+    """A parsed recipe; `model`, `data`, `sample` and `lora` are whatever their builders understand."""
 
     name: str
     kind: str
@@ -102,10 +103,12 @@ class Recipe:
     data: dict[str, Any]
     train: TrainConfig
     sample: dict[str, Any]
+    lora: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dict that JSON can hold; `from_dict` reads it back."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """A plain dict that JSON can hold; `from_dict` reads it back. What other kinds cannot have is left out."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "lora" or self.kind == "lora"]
+        plain = {name: getattr(self, name) for name in names}
         return copy.deepcopy({**plain, "train": self.train.to_dict()})
 
     @classmethod
@@ -125,6 +128,9 @@ class Recipe:
             raise NextsetError(f"system is {system!r}, but must be a name")
         if kind == "generator" and system is None:
             raise NextsetError("a recipe of kind 'generator' needs the name of its system; add system = \"...\"")
+        other = "model" if kind == "lora" else "lora"
+        if values.get(other):
+            raise NextsetError(f"a recipe of kind {kind!r} has no section [{other}]; take it out, or change the kind")
         sections = {section: copy.deepcopy(values.get(section, {})) for section in SECTIONS}
         train = TrainConfig.from_dict(sections.pop("train"))
         return cls(name=str(values.get("name") or name or "recipe"), kind=kind, system=system, train=train, **sections)

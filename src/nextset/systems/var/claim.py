@@ -97,7 +97,7 @@ def _reconstruction(lab: Lab, arm: str, tokenizer: Trained) -> dict[str, Any]:
     real = lab.held_out()
     again = lab.reconstruct(tokenizer, len(real))
     config = tokenizer.model.config
-    ids = load_codes(lab.codes(_name(arm), tokenizer, held_out=True)).ids[0]
+    ids = load_codes(lab.codes(_name(arm), tokenizer, held_out=True)).values[0]
     scales = codebook_by_scale(ids, [side * side for side in config.sides], config.vocabulary)
     return {
         "arm": arm,
