@@ -13,19 +13,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import infinity_2b, infinity_memory
+from benchmarks import emoji_prompt, infinity_2b, infinity_memory
 from benchmarks.infinity_2b import BRANCHES, TEXT, build, filled, released
 from benchmarks.infinity_floor import alone, decoder_layers, matrices, prepare_work, scale_work, timed
 from nextset.cli.bench import bench as command
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, finish, proceed
+from nextset.hub import pretrained
 from nextset.hub.memory import cache_bytes, on_meta
 from nextset.nn.autoencoder import AutoencoderConfig
 from nextset.systems.infinity import Infinity, InfinityConfig
 from nextset.systems.infinity.schedules import TABLE, Grids, schedule
 from nextset.text.condition import Text
 from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid
+from tests.tiny import save_tiny_text
 
 CPU = torch.device("cpu")
 SMALL = InfinityConfig(depth=2, width=32, heads=2, channels=4, text_channels=16, text_length=24, pool_heads=4)
@@ -147,6 +149,27 @@ def test_what_does_not_fit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatc
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(NextsetError, match="no CUDA device"):
         command("infinity-2b", ["--device", "cuda"])
+
+
+# ---- a prompt of the emoji model
+
+
+def test_the_untrained_emoji_model_has_the_sizes_of_its_recipe(tmp_path: Path) -> None:
+    model = pretrained.load(emoji_prompt.untrained(tmp_path / "m")).model
+    c = model.config
+    assert (c.depth, c.width, c.bits, c.sides) == (7, 192, 20, (1, 2, 3, 4, 6, 8))
+    assert model.encode_prompts([emoji_prompt.PROMPT]).lengths.tolist() == [4], (
+        "its three words and what opens every text"
+    )
+    assert 8 * model.tokenizer.config.autoencoder.downsampling == 64
+
+
+def test_a_prompt_is_timed_from_words_to_picture(tmp_path: Path) -> None:
+    model, out = save_tiny_text(tmp_path / "m"), tmp_path / "r.json"
+    emoji_prompt.main(["--model", str(model), "--runs", "1", "--threads", "1", "--out", str(out)])
+    r = json.loads(out.read_text())
+    assert [row["pictures"] for row in r["rows"]] == [1, 16] and r["aim"] == 3.0
+    assert r["reached"] == (r["rows"][0]["first"]["wall"] < 3.0) and r["rows"][0]["next"]["cpu"] > 0
 
 
 # ---- promises of the model

@@ -195,7 +195,7 @@ def generate(
     seconds = time.perf_counter() - begun
     wrote(
         save_png(page(result.tensors, columns, zoom), out),
-        f"{len(result.tensors)} pictures in {seconds:.1f} s, seed {seed}",
+        f"{len(result.tensors)} picture{'s' * (len(result.tensors) != 1)} in {seconds:.1f} s, seed {seed}",
     )
     if each:
         for image, asked, (s, i) in zip(result.images, result.asked, result.seeds, strict=True):
@@ -216,7 +216,9 @@ def _lines(prompts: list[str]) -> list[str]:
         try:
             lines = Path(prompt[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise NextsetError(f"{prompt[1:]} cannot be read as a text file ({type(error).__name__}); it holds a prompt a line") from error
+            raise NextsetError(
+                f"{prompt[1:]} cannot be read as a text file ({type(error).__name__}); it holds a prompt a line"
+            ) from error
         lines = [line.strip() for line in lines if line.strip()]
         if not lines:
             raise NextsetError(f"{prompt[1:]} has no line with a prompt; write one a line")

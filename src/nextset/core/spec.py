@@ -8,7 +8,7 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
     """An image tokenizer: pixels per cell, channels of the latent, vocabulary (None = continuous), tokens an image, (H, W),
-    lanes: independent codes of a token (bits), None where a token is one id."""
+    lanes: independent codes of a token (bits), None where a token is one id; patch: cells of a token, a side."""
 
     downsampling: int
     channels: int
@@ -16,3 +16,4 @@ class ImageSpec:
     tokens: int
     size: tuple[int, int]
     lanes: int | None = None
+    patch: int = 1

@@ -226,7 +226,7 @@ class Workbench:
         for name, held_out in (("source", False), ("test", True)):
             if what["data"].get(name, EMOJI) != EMOJI:
                 what["data"][name] = self._contents[held_out]
-        for name in ("tokenizer", "codes"):
+        for name in ("tokenizer", "codes", "start"):
             if name in what["data"]:
                 what["data"][name] = self._place(Path(what["data"][name]))
         return _key(what)

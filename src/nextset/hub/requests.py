@@ -27,9 +27,9 @@ _SHOWN = 36
 def sizes_of(cls: type[Any], tokenizer: Any) -> dict[str, Any]:
     """The fields of a generator's config that its tokenizer decides."""
     spec = tokenizer.spec
-    known: dict[str, Any] = {"vocabulary": spec.vocabulary, "channels": spec.channels}
-    config: Any = getattr(tokenizer, "config", None)
-    known |= {name: getattr(config, name) for name in ("sides", "patch") if hasattr(config, name)}
+    known: dict[str, Any] = {"vocabulary": spec.vocabulary, "channels": spec.channels, "patch": spec.patch}
+    if hasattr(getattr(tokenizer, "config", None), "sides"):
+        known["sides"] = tokenizer.config.sides
     fields = {field.name for field in dataclasses.fields(cls.config_type)}
     return {name: value for name, value in known.items() if name in fields}
 

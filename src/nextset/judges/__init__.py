@@ -12,7 +12,7 @@ spectrum      power by radius                           codebook      how a toke
 memorisation  nearest pictures of the training set      search        the same over whole sets, and a sheet to look at
 fidelity      a small classifier                        instruments   classifiers in files, with their own accuracy
 attributes    what a picture of an emoji shows          wear          pictures as if a tokenizer had worn them
-shares        shares with intervals
+shares        shares with intervals                     sealed        trained judges, one file each
 claims        what a miniature claim says, and how it ended
 
 None of these is FID, IS or LPIPS, and none is called so. May import everything below systems; imports core and data, and

@@ -9,34 +9,30 @@ tokenizer do not lead it astray.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
-from nextset.core.files import atomic_write, read_safetensors
 from nextset.core.keys import load_into
 from nextset.core.noise import Noise
 from nextset.data.emoji import EmojiSet
 from nextset.data.emoji_attributes import attributes
 from nextset.data.emoji_list import Glyph
 from nextset.judges.fidelity import PART, Steps, quiet
+from nextset.judges.sealed import read_sealed, write_sealed
 from nextset.judges.wear import Wear
 
 ATTRIBUTES = ("tone", "gender", "role", "colour", "shape")
 TOGETHER, SUBGROUP = "all of them", "top-1 in the subgroup"
 _WHICH = "which"
-_PREFIX = "attributes-"
+_KIND = "attributes"
 _REPEAT = 3  # coloured shapes are few: each epoch has them so many times more
 
 
@@ -222,24 +218,14 @@ def save_judge(folder: str | Path, judge: AttributeJudge) -> Path:
         "size": judge.size,
         "config": judge.config.to_dict(),
     }
-    tensors = {name: t.detach().contiguous() for name, t in judge.model.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"attributes": json.dumps(about)})
-    path = Path(folder) / f"{_PREFIX}{_hash(data)}.safetensors"
-    with atomic_write(path) as handle:
-        handle.write(data)
-    return path
+    return write_sealed(folder, _KIND, judge.model, about)
 
 
 def load_judge(path: str | Path) -> AttributeJudge:
     """Read a judge from its file. A file whose content is not that of its name is refused."""
     path = Path(path)
-    tensors = read_safetensors(path)
-    content = _hash(path.read_bytes())
-    if path.name.startswith(_PREFIX) and path.stem != _PREFIX + content:
-        raise NextsetError(f"{path} was changed: its content has the hash {content}; copy or train it again")
     try:
-        with safetensors.safe_open(path, "pt") as handle:
-            about = json.loads(handle.metadata()["attributes"])
+        tensors, about, _ = read_sealed(path, _KIND)
         glyphs = [Glyph(*(str(part) for part in line)) for line in about["glyphs"]]
         config = AttributeConfig.from_dict(about["config"])
         judge = AttributeJudge(glyphs, [int(i) for i in about["twins"]], int(about["size"]), config)
@@ -248,7 +234,3 @@ def load_judge(path: str | Path) -> AttributeJudge:
     load_into(judge.model, tensors, what=str(path))
     judge.model.eval()
     return judge
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]

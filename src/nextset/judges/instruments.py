@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 
 from nextset.core.errors import NextsetError, nearest
-from nextset.core.files import atomic_write, read_safetensors
 from nextset.core.keys import load_into
 from nextset.judges.fidelity import Classifier, ClassifierConfig, Steps, accuracy, quiet, train_classifier
+from nextset.judges.sealed import read_sealed, write_sealed
 from nextset.judges.sets import PictureSet, parts
 
-_PREFIX = "classifier-"
+_KIND = "classifier"
 _MEMORY = 8 * 2**30
 
 
@@ -88,30 +84,20 @@ def save_instrument(folder: str | Path, instrument: Instrument) -> Path:
         "tested_on": instrument.tested_on,
         "config": instrument.config.to_dict(),
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in instrument.model.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"classifier": json.dumps(about)})
-    path = Path(folder) / f"{_PREFIX}{_hash(data)}.safetensors"
-    with atomic_write(path) as handle:
-        handle.write(data)
-    return path
+    return write_sealed(folder, _KIND, instrument.model, about)
 
 
 def load_instrument(path: str | Path) -> Instrument:
     """Read a classifier: its file, or a folder that holds one. A file whose content is not that of its name is refused."""
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob(f"{_PREFIX}*.safetensors"))
+        found = sorted(path.glob(f"{_KIND}-*.safetensors"))
         if len(found) != 1:
             have = f"{len(found)} classifiers" if found else "no classifier"
             raise NextsetError(f"{path} holds {have}, but must hold one; give the file, or train one")
         path = found[0]
-    tensors = read_safetensors(path)
-    content = _hash(path.read_bytes())
-    if path.name.startswith(_PREFIX) and path.stem != _PREFIX + content:
-        raise NextsetError(f"{path} was changed: its content has the hash {content}; copy or train it again")
     try:
-        with safetensors.safe_open(path, "pt") as handle:
-            about = json.loads(handle.metadata()["classifier"])
+        tensors, about, content = read_sealed(path, _KIND)
         config = ClassifierConfig.from_dict(about["config"])
         names = tuple(str(name) for name in about["classes"])
         height, width = (int(side) for side in about["size"])
@@ -133,10 +119,6 @@ def load_instrument(path: str | Path) -> Instrument:
     load_into(known.model, tensors, what=str(path))
     known.model.eval()
     return known
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _pixels(pictures: PictureSet) -> np.ndarray:

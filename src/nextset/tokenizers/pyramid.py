@@ -54,6 +54,7 @@ class Pyramid(nn.Module):
             tokens=sum(h * w for h, w in self.sides),
             size=(self.sides[-1][0] * pixels, self.sides[-1][1] * pixels),
             lanes=self.quantiser.lanes,
+            patch=self.quantiser.patch,
         )
 
     # ---- images to codes and back

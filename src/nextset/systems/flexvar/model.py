@@ -86,15 +86,7 @@ class FlexVar(Var):
             raise NextsetError(
                 f"the tokenizer is {type(tokenizer).__name__}, but independent scales need a FlexibleVQ; train one with model.type=flexible_vq"
             )
-        ours, theirs = (
-            (self.config.vocabulary, self.config.channels),
-            (tokenizer.spec.vocabulary, tokenizer.spec.channels),
-        )
-        if ours != theirs:
-            raise NextsetError(
-                f"the tokenizer has (vocabulary, channels) {theirs}, but the generator predicts {ours}; load the one it was trained on"
-            )
-        self._outside["tokenizer"] = tokenizer.requires_grad_(False).eval()
+        super().attach(tokenizer)
         self._outside["usual"] = tokenizer.at(self.config.sides)
 
     @property

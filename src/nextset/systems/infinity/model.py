@@ -36,6 +36,7 @@ from nextset.systems.infinity.correction import corrected, strengths
 from nextset.systems.infinity.schedules import PIXELS, TABLE, Grid, Grids, Rope, Turns, nearest_ratio, schedule
 from nextset.text.condition import Text
 from nextset.text.words import WordEncoder, WordsConfig
+from nextset.tokenizers.attached import Tokenized
 from nextset.tokenizers.bitwise import BitwisePyramid
 
 
@@ -135,7 +136,7 @@ class Conditioned(NamedTuple):
     turns: Turns
 
 
-class Infinity(nn.Module):
+class Infinity(Tokenized):
     """The transformer, and the tokenizer whose bits it predicts (frozen, and not part of `state_dict`)."""
 
     slug = "infinity"
@@ -143,6 +144,7 @@ class Infinity(nn.Module):
     asked_with = "text"
     known_pixels = tuple(PIXELS)
     trained_on = "features"
+    agrees_on = ("channels", "patch")
     # tensors that are never decayed (sheet, Training)
     watched = ("bit", "accuracy")
     no_decay = ("null", "start", "level", "offset", "attn.scale", "pool.query")
@@ -162,7 +164,6 @@ class Infinity(nn.Module):
         self.sites = tuple(f"blocks.{i}" for i in range(c.depth))
         self.norm_modulation = nn.Linear(c.width, 2 * c.width)
         self.classifier = Softmax(c.width, 2, factors=c.bits)
-        self._outside: dict[str, BitwisePyramid] = {}
         if tokenizer is not None:
             self.attach(tokenizer)
         self.initialise()
@@ -176,22 +177,6 @@ class Infinity(nn.Module):
             c.width, c.heads, c.mlp_ratio, shared=True, l2_norm=True, drop_path=drop_path, eps=c.eps,
             hidden=c.hidden, text=c.width, cross_scale=c.cross_scale,
         )  # fmt: skip
-
-    def attach(self, tokenizer: BitwisePyramid) -> None:
-        """Use this tokenizer; it is frozen, and must speak the same bits."""
-        theirs = (tokenizer.config.autoencoder.latent, tokenizer.config.patch)
-        ours = (self.config.channels, self.config.patch)
-        if ours != theirs:
-            raise NextsetError(
-                f"the tokenizer has (channels, patch) {theirs}, but the generator predicts {ours}; load the one it was trained on"
-            )
-        self._outside["tokenizer"] = tokenizer.requires_grad_(False).eval()
-
-    @property
-    def tokenizer(self) -> BitwisePyramid:
-        if "tokenizer" not in self._outside:
-            raise NextsetError("this generator has no tokenizer; attach one before images are made or read")
-        return self._outside["tokenizer"]
 
     @property
     def layers(self) -> list[InfinityBlock]:

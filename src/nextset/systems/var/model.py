@@ -33,6 +33,7 @@ from nextset.heads.categorical import Softmax
 from nextset.nn.transformer import AdaptiveBlock, Modulation, modulated_norm
 from nextset.systems.var.orders import Raster, Scales
 from nextset.systems.var.progressive import newest_weight, progressive_stage
+from nextset.tokenizers.attached import Tokenized
 from nextset.tokenizers.multiscale import MultiScaleVQ
 
 
@@ -102,7 +103,7 @@ class Conditioned(NamedTuple):
     final: tuple[Tensor, Tensor]
 
 
-class Var(nn.Module):
+class Var(Tokenized):
     """The transformer, and the tokenizer whose codes it predicts (frozen, and not part of `state_dict`)."""
 
     slug = "var"
@@ -127,7 +128,6 @@ class Var(nn.Module):
         self.blocks = nn.ModuleList(self.make_block(rate) for rate in rates)
         self.norm_modulation = nn.Linear(c.width, 2 * c.width)
         self.classifier = Softmax(c.width, c.vocabulary)
-        self._outside: dict[str, MultiScaleVQ] = {}
         if tokenizer is not None:
             self.attach(tokenizer)
         self.initialise()
@@ -144,24 +144,6 @@ class Var(nn.Module):
     def make_order(self) -> Scales | Raster:
         """In which order it predicts."""
         return (Raster if self.config.raster else Scales)(self.config.sides)
-
-    def attach(self, tokenizer: MultiScaleVQ) -> None:
-        """Use this tokenizer; it is frozen, and must speak the same codes."""
-        ours, theirs = (
-            (self.config.vocabulary, self.config.channels),
-            (tokenizer.config.vocabulary, tokenizer.config.autoencoder.latent),
-        )
-        if ours != theirs:
-            raise NextsetError(
-                f"the tokenizer has (vocabulary, channels) {theirs}, but the generator predicts {ours}; load the one it was trained on"
-            )
-        self._outside["tokenizer"] = tokenizer.requires_grad_(False).eval()
-
-    @property
-    def tokenizer(self) -> MultiScaleVQ:
-        if "tokenizer" not in self._outside:
-            raise NextsetError("this generator has no tokenizer; attach one before images are made or read")
-        return self._outside["tokenizer"]
 
     @property
     def layers(self) -> list[AdaptiveBlock]:
