@@ -23,6 +23,6 @@ def turns(angle: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate adjacent channel pairs of x (rows, H, n, d) by (cos, sin), each (n, d / 2) or (rows, 1, n, d / 2)."""
-    cos, sin = turn
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x.dtype)
+    # as one complex product: four products and a sum of halves take three times as long on a CPU, backward included
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.complex(*turn)).flatten(-2).to(x.dtype)

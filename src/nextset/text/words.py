@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, NextsetWarning, nearest
+from nextset.nn.attention import attention
 from nextset.text.condition import Text
 
 
@@ -62,7 +63,7 @@ class WordBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        x = x + self.proj(attention(q, k, v, mask).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 

@@ -44,13 +44,17 @@ class InfinityBlock(AdaptiveBlock):
         self, x: Tensor, c: BlockCondition, mask: Tensor, ctx: Any, site: str, turn: tuple[Tensor, Tensor]
     ) -> Tensor:
         """x (R, n, C) -> the same; mask (R, 1, 1, T); turn: rotary tables of the fed slots."""
-        m, dtype = c.modulation, self.attn.proj.weight.dtype
-        h = self.attn(modulated_norm(x, m.scale_attn, m.shift_attn, self.eps).to(dtype), ctx, site, turn)
+        m = c.modulation
+        h = self.attn(self._weighed(modulated_norm(x, m.scale_attn, m.shift_attn, self.eps)), ctx, site, turn)
         x = x + self.drop_path(h * m.gate_attn)
-        h = self.cross(self.cross_norm(x.to(self.cross_norm.weight.dtype)), (c.k, c.v), mask)
+        h = self.cross(self.cross_norm(self._weighed(x)), (c.k, c.v), mask)
         x = x + (h if self.cross_gamma is None else h * self.cross_gamma)
-        h = self.ffn(modulated_norm(x, m.scale_ffn, m.shift_ffn, self.eps).to(dtype))
+        h = self.ffn(self._weighed(modulated_norm(x, m.scale_ffn, m.shift_ffn, self.eps)))
         return x + self.drop_path(h * m.gate_ffn)
+
+    def _weighed(self, x: Tensor) -> Tensor:
+        """In the dtype of the weights where the stream is float32; under autocast, as in training, it is bfloat16 already."""
+        return x.to(self.attn.proj.weight.dtype) if x.dtype == torch.float32 else x
 
 
 class AttentivePool(nn.Module):
