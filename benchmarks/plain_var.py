@@ -110,6 +110,14 @@ class PlainVar:
         self, labels: Tensor, u: Tensor, cfg: float, top_k: int, top_p: float
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """labels (B,), uniforms u (B, L) -> ids (B, L), images (B, 3, H, W) in [0, 1], guided logits of every scale."""
+        ids, f_hat, kept, _ = self.sample(labels, u, cfg, top_k, top_p)
+        return ids, (self.decode(f_hat).float() + 1) / 2, kept
+
+    @torch.no_grad()
+    def sample(
+        self, labels: Tensor, u: Tensor, cfg: float, top_k: int, top_p: float
+    ) -> tuple[Tensor, Tensor, list[Tensor], int]:
+        """As `generate`, without the decoder: ids, the feature map, guided logits, and the bytes of keys and values kept."""
         batch, full = labels.shape[0], self.sides[-1]
         c = self.var["class_emb.weight"][torch.cat([labels, torch.full_like(labels, self.classes)])]
         position = self.var["pos_1LC"]
@@ -145,7 +153,8 @@ class PlainVar:
                 x = F.interpolate(f_hat, size=(n, n), mode="area").flatten(2).transpose(1, 2)
                 x = self.linear(x, "word_embed") + level[k + 1] + position[:, self.starts[k + 1] : self.starts[k + 2]]
                 x = x.repeat(2, 1, 1)
-        return torch.cat(ids, 1), (self.decode(f_hat).float() + 1) / 2, kept
+        memory = sum(t.numel() * t.element_size() for pair in cache.values() for t in pair)
+        return torch.cat(ids, 1), f_hat, kept, memory
 
     # ---- training
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import relatives
-from benchmarks.relatives import ARMS, BASES, RATIOS, Shape, build, check, in_turn, main, measure, memory, peak, ratio
+from benchmarks.relatives import ARMS, BASES, RATIOS, check, in_turn, main, measure, memory, peak, ratio
+from benchmarks.relatives_arms import Shape, build
 from nextset.core.errors import NextsetError
 
 # as many scales as the released plans, the local ones as small as the window

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from nextset.core.errors import NextsetError
+from nextset.core.events import StepDone
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, finish
+from nextset.engine.together import together
 from nextset.hub.convert import convert
 from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.var import Var
@@ -54,6 +56,35 @@ def test_nothing_is_kept_between_scales() -> None:
     run = Run.of(it.job(IMAGES), Noise(0), IMAGES)
     finish(run)
     assert run.policy.bytes() == 0 and not run.states and run.forwards == 3
+
+
+def test_requests_at_different_scales_share_forwards() -> None:
+    m, trunk, calls = model(), MVar.trunk, []
+
+    def request(i: int) -> Run:
+        settings = {"guidance_scale": 2.0 * i, "top_k": 0, "top_p": 0.0}  # the first one has a single branch
+        return Run.of(m.job(torch.arange(i + 1), **settings), Noise(i))
+
+    def counted(*args: object) -> torch.Tensor:
+        calls.append(args[0].shape[:2])  # type: ignore[attr-defined]
+        return trunk(m, *args)  # type: ignore[arg-type]
+
+    runs = [request(i) for i in range(3)]
+    waiting, queue = runs[1:], runs[:1]
+    m.trunk = counted  # type: ignore[method-assign,assignment]
+    try:
+        with torch.no_grad():
+            for run, event in together(queue):
+                if isinstance(event, StepDone) and event.index == 0 and waiting and run is runs[2 - len(waiting)]:
+                    queue.append(waiting.pop(0))
+    finally:
+        del m.trunk
+    assert len(calls) == 5, "three requests of three scales, each a round after the one before"
+    for i, run in enumerate(runs):
+        single = request(i)
+        picture = finish(single)
+        assert torch.equal(run.codes(), single.codes())
+        torch.testing.assert_close(run.job.finish(run.job.canvas), picture, rtol=0, atol=1e-5)
 
 
 def test_guidance_of_one_is_no_guidance() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +27,4 @@ def bench(
     if name not in scripts:
         raise NextsetError(f"no benchmark is called {name!r}: {nearest(name, scripts)}")
     sys.path.insert(0, str(folder.parent))
-    spec = importlib.util.spec_from_file_location(f"benchmarks.{scripts[name].stem}", scripts[name])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(arguments or [])
+    importlib.import_module(f"benchmarks.{scripts[name].stem}").main(arguments or [])

@@ -38,7 +38,7 @@ class Context:
     ) -> None:
         self.plan, self.step, self.policy = plan, step, policy
         self.entries, self.branches, self.active = entries, len(branches), active
-        self.device, self._states, self._pending, self._hooks = device, states, pending, hooks
+        self.device, self._states, self._pending, self.hooks = device, states, pending, hooks
         names = [b.name for b in branches]
         owners = [i for i, b in enumerate(branches) if b.memory is None]
         self.owners = len(owners)
@@ -73,7 +73,7 @@ class Context:
         return self._attributes[name]
 
     def hook(self, site: str, h: Tensor) -> Tensor:
-        for hook in self._hooks:
+        for hook in self.hooks:
             h = hook(site, h)
         return h
 

@@ -134,8 +134,8 @@ class Run:
         return self.job.canvas.codes()
 
 
-def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Rows, input, trunk: hidden states (rows, n, C) of the fed rows, one tensor per tap."""
+def enter(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, Context]:
+    """What the trunk is given beside the condition: the input of the fed rows (rows, n, ...), and the forward's context."""
     job = run.job
     x = expand(job.canvas.input(step), len(active))
     hooks = tuple(
@@ -147,16 +147,31 @@ def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]
     ctx = Context(
         job.plan, step, run.policy, job.branches, active, job.entries, x.device, run.states, run.pending, hooks
     )
-    h = job.network.trunk(x, run.condition(active), ctx)
     run.forwards += 1
+    return x, ctx
+
+
+def forward(run: Run, step: Step, active: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Rows, input, trunk: hidden states (rows, n, C) of the fed rows, one tensor per tap."""
+    x, ctx = enter(run, step, active)
+    h = run.job.network.trunk(x, run.condition(active), ctx)
     return h if isinstance(h, tuple) else (h,)
 
 
-def look(run: Run, step: Step, *, filtered: bool = True, branches: tuple[int, ...] | None = None) -> Dist:
-    """One forward, head, guidance, filters: the law of what the step draws. Also used by training, scoring, verifying."""
+def look(
+    run: Run,
+    step: Step,
+    *,
+    filtered: bool = True,
+    branches: tuple[int, ...] | None = None,
+    taps: tuple[Tensor, ...] | None = None,
+) -> Dist:
+    """One forward, head, guidance, filters: the law of what the step draws. Also used by training, scoring, verifying.
+    taps: hidden states of a forward that was made already, which several runs may share (`engine/together.py`)."""
     job = run.job
     active = run.active(step) if branches is None else branches
-    taps = forward(run, step, active)
+    if taps is None:
+        taps = forward(run, step, active)
     device = taps[0].device
     drawing = [s for s in step.steps if s.draw.shape[-1]]
     at_read = tuple(
@@ -194,13 +209,24 @@ def _spread(weights: Sequence[float | Tensor], steps: Sequence[Step], device: to
     return torch.cat(parts).to(device)
 
 
-def advance(run: Run, step: Step) -> Drawn | None:
-    """Look, draw, write, remember, move the cursor on. A step that draws nothing only runs the trunk."""
+def following(run: Run) -> Step | None:
+    """The forward that runs now, after the controllers had their say; None when the run is over."""
+    step = run.upcoming()
+    for c in run.controllers:
+        step = c.next(run, step)
+    if step is None:
+        run.cursor = max(run.cursor, len(run.job.plan))
+    return step
+
+
+def advance(run: Run, step: Step, taps: tuple[Tensor, ...] | None = None) -> Drawn | None:
+    """Look, draw, write, remember, move the cursor on. A step that draws nothing only runs the trunk. taps: see `look`."""
     drawn: Drawn | None = None
     if not step.draw.shape[-1]:
-        forward(run, step, run.active(step))
+        if taps is None:
+            forward(run, step, run.active(step))
     else:
-        dist = look(run, step)
+        dist = look(run, step, taps=taps)
         for c in run.controllers:
             dist = c.on_dist(run, step, dist)
         drawn = dist.draw(run.noise.of("draw"), run.images, step.draw, run.attempt)
@@ -220,13 +246,7 @@ def proceed(run: Run, *, previews: bool = False, stop: int | None = None) -> Ite
 
     stop: leave off before the plan's step of that index (the run can be continued by another call).
     """
-    while True:
-        step = run.upcoming()
-        for c in run.controllers:
-            step = c.next(run, step)
-        if step is None:
-            run.cursor = max(run.cursor, len(run.job.plan))
-            break
+    while (step := following(run)) is not None:
         if stop is not None and step.index >= stop:
             return
         drawn = advance(run, step)

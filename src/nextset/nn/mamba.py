@@ -85,7 +85,7 @@ class Mamba2(nn.Module):
         width = self.conv1d.kernel_size[0] - 1
         past = mixed.new_zeros(*mixed.shape[:2], width) if before is None else before[0].to(mixed.dtype)
         mixed = torch.cat([past, mixed], -1)
-        tail = mixed[..., mixed.shape[-1] - width :]
+        tail = mixed[..., mixed.shape[-1] - width :].contiguous()  # a view would keep the whole scale alive
         x, b, c = F.silu(self.conv1d(mixed)).transpose(1, 2).split([self.inner, self.state, self.state], -1)
         x = x.unflatten(-1, (self.heads, -1))
         dt = F.softplus(dt.float() + self.dt_bias.float())

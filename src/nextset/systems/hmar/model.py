@@ -147,9 +147,9 @@ class Hmar(Var):
         channels, slot, scale = self.config.channels, ctx.attr("slot"), ctx.attr("scale")
         context, own, hidden = x.to(self.word.weight.dtype).split([channels, channels, 1], -1)
         h = self.word(context + own * (1 - hidden)) + hidden * self.masked.embedding
-        start = cond.refine.vector[:, None] + self.start[0].index_select(0, slot.clamp_max(self.first - 1))
-        place = self.position[0].index_select(0, slot) + self.level(scale)
-        h = torch.where((scale == 0)[:, None], start.to(h.dtype), h) + place.to(h.dtype)
+        start = cond.refine.vector[:, None] + F.embedding(slot.clamp_max(self.first - 1), self.start[0])
+        place = F.embedding(slot, self.position[0]) + self.level(scale)
+        h = torch.where((scale == 0)[..., None], start.to(h.dtype), h) + place.to(h.dtype)
         blocks = [*self.blocks[: -len(self.masked.blocks)], *self.masked.blocks]
         for i, block in enumerate(blocks):
             h = ctx.hook(f"blocks.{i}", block(h, cond.refine.blocks[i], ctx, f"blocks.{i}"))

@@ -194,10 +194,10 @@ class Var(Tokenized):
         """Shrunken feature maps (R, n, D) -> hidden states (R, n, C). Scale 0 is made of the class instead."""
         slot, scale = ctx.attr("slot"), ctx.attr("scale")
         h = self.word(x.to(self.word.weight.dtype))
-        start = cond.vector[:, None] + self.start[0].index_select(0, slot.clamp_max(self.first - 1))
-        place = self.position[0].index_select(0, slot) + self.level(scale)
+        start = cond.vector[:, None] + F.embedding(slot.clamp_max(self.first - 1), self.start[0])
+        place = F.embedding(slot, self.position[0]) + self.level(scale)
         # in h's dtype: under autocast the residual stream is bfloat16, which halves the traffic of a CPU step
-        h = torch.where((scale == 0)[:, None], start.to(h.dtype), h) + place.to(h.dtype)
+        h = torch.where((scale == 0)[..., None], start.to(h.dtype), h) + place.to(h.dtype)
         for i, block in enumerate(self.blocks):
             h = ctx.hook(f"blocks.{i}", block(h, cond.blocks[i], ctx, f"blocks.{i}"))
         return modulated_norm(h, *cond.final, self.config.eps)
