@@ -20,6 +20,7 @@ from nextset.hub.lab import Workbench
 from nextset.judges.fidelity import ClassifierConfig
 from nextset.judges.instruments import make_instrument, save_instrument
 from nextset.judges.sources import open_set
+from nextset.systems.var import baseline
 from nextset.systems.var import claim as var_claim
 from nextset.training.recipes import Recipe
 
@@ -70,15 +71,9 @@ def classifier(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The claim at the smallest numbers of pictures and widths that it can work with; main axes of 3,072 values would
     take most of the time."""
-    for name, value in {
-        "GUIDANCE": (0.0, 1.0),
-        "PART": 256,
-        "PARTS": 2,
-        "HEADLINE": 512,
-        "HEADLINE_JUDGES": ("rfd_z", "class_fidelity", "memorisation"),
-        "WIDTHS": (48, 96, 144),
-    }.items():
-        monkeypatch.setattr(var_claim, name, value)
+    judges = ("rfd_z", "class_fidelity", "memorisation")
+    monkeypatch.setattr(baseline, "SCOPE", baseline.Scope((0.0, 1.0), 256, 2, 512, headline_judges=judges))
+    monkeypatch.setattr(var_claim, "WIDTHS", (48, 96, 144))
 
 
 def small(folder: Path, data: Path, classifier: Path) -> Small:
@@ -98,7 +93,7 @@ def test_a_whole_claim_is_measured_kept_and_the_same_again(
         assert by_name[what].outcome == "holds", by_name[what]
     assert by_name["forwards for a picture, next scale"].values["found"] == 6
     assert by_name["forwards for a picture, raster"].values["found"] == 64
-    distance = by_name["distance of pictures, each arm at its best guidance"]
+    distance = by_name["distance of pictures, next scale and raster"]
     assert distance.interval is not None and distance.interval[0] < distance.interval[1]
     assert {len(found.tables[name]) for name in ("reconstruction", "headline")} == {2}
     assert len(found.tables["guidance"]) == 4 and len(found.tables["widths"]) == 3
@@ -137,8 +132,8 @@ def test_a_testbed_that_the_library_builds_needs_no_files() -> None:
 
 def test_systems_without_a_claim_say_who_has_one() -> None:
     assert claim_of("var") is var_claim.measure
-    with pytest.raises(NextsetError, match=r"the claim of flexvar cannot be measured yet; those that can: .*var"):
-        claim_of("flexvar")
+    with pytest.raises(NextsetError, match=r"the claim of controlar cannot be measured yet; those that can: .*var"):
+        claim_of("controlar")
 
 
 def test_filed_claims_are_printed_with_their_outcome(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import torch
 
 from nextset.core.plan import Plan
-
 from nextset.judges.claims import Claim, Finding, Lab, counted
 from nextset.systems.hmar.model import Hmar
 from nextset.systems.hmar.schedule import make_schedule
@@ -21,7 +20,7 @@ STATEMENT = (
     "any memory; drawing the uncertain tokens of the middle scales again brings them nearer, after a fifth of the steps."
 )
 FIRST, REFINED = "HMAR, first stage", "HMAR, refined"
-STEPS = {2: 4, 3: 4}  # the middle scales of six, each drawn once and refined three times
+STEPS: dict[int | str, int] = {2: 4, 3: 4}  # the middle scales of six, each drawn once and refined three times
 SHARE = 0.2  # of the first stage's steps
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from nextset.core.plan import Plan
 from nextset.core.plans import scale_pyramid
-from nextset.core.protocols import Job
 from nextset.core.rules import same_scale
 from nextset.nn.mamba import Mamba2
 from nextset.nn.transformer import DropPath, FeedForward, SelfAttention, modulated_norm
@@ -98,6 +97,7 @@ class MambaVar(Var):
 
     slug = "m_var"
     config_type = MambaVarConfig
+    memory = "state"
     config: MambaVarConfig
 
     def make_order(self) -> Decoupled:
@@ -113,6 +113,3 @@ class MambaVar(Var):
         for block in self.blocks:
             nn.init.trunc_normal_(block.mamba.conv1d.weight, std=0.02)  # type: ignore[union-attr,arg-type]
             nn.init.zeros_(block.mamba.conv1d.bias)  # type: ignore[union-attr,arg-type]
-
-    def job(self, classes: Tensor, **settings: Any) -> Job:
-        return dataclasses.replace(super().job(classes, **settings), cache="state")

@@ -73,7 +73,7 @@ def _exact(model: MVar, base: Baseline) -> Iterator[Finding]:
     theirs = base.model.model.state_dict()
     found = MVar(config, model.tokenizer).load_state_dict(theirs, strict=False)
     missing = len(found.missing_keys) + len(found.unexpected_keys)
-    yield counted("VAR's weights in this model", missing, 0, "weights that lack or are left over")
+    yield counted("VAR's weights in this model", missing, 0, "weights that are missing or left over")
 
     cycle = config.train_ratio + scales - config.refine_step
     parts = [model.part(step, 0)[:2] for step in range(cycle)]

@@ -58,7 +58,7 @@ def _exact(base: Baseline, model: FrequencyVQ, images: Tensor) -> Iterator[Findi
     f = model.features(images).float()
     cutoffs, shape = model.cutoffs(model.sides), model.config.bands
     assert shape != "off"
-    masks = kept(*f.shape[-2:], cutoffs, shape)
+    masks = kept(f.shape[-2], f.shape[-1], cutoffs, shape)
     spectrum = torch.fft.fft2(f)
     rings = [masks[0], *(upper & ~lower for lower, upper in pairwise(masks))]
     total = torch.stack([torch.fft.ifft2(spectrum * ring).real for ring in rings]).sum(0)

@@ -126,7 +126,7 @@ def _passes(what: str, model: Sar, batch: dict[str, Any], expected: list[int]) -
 
 
 def _flexible() -> Sar:
-    """A small model of FlexVAR's kind without training, as the released weights of the paper are: counts need no more."""
+    """A small model that was not trained, for `ssr last`, which residual scales cannot have: counts need no more."""
     auto = AutoencoderConfig(channels=8, multipliers=(1,), blocks=1, latent=4, groups=4, attention=False)
     tokenizer = FlexibleVQ(FlexibleVQConfig(autoencoder=auto, vocabulary=16, channels=4, sides=(1, 2, 3)))
     sizes = {"depth": 1, "width": 16, "heads": 1, "channels": 4, "vocabulary": 16, "sides": (1, 2, 3)}

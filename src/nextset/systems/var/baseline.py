@@ -29,7 +29,7 @@ from nextset.training.recipes import Recipe
 NAME = "next-scale"  # of what is shared, in the lab's folder
 TOKENIZER, GENERATOR = "var-cifar10-tokenizer", "var-cifar10"
 VAR = "VAR"
-PLAIN = {"top_k": 0, "top_p": 0.0}  # draws from the law as it is
+PLAIN: dict[str, Any] = {"top_k": 0, "top_p": 0.0}  # draws from the law as it is
 BATCH = 50  # pictures of which memory is counted
 
 
@@ -284,5 +284,6 @@ def forwards(row: dict[str, Any], expected: int) -> Finding:
 
 
 def pictures(lab: Lab, n: int) -> Tensor:
-    """The first held-out pictures (n, 3, H, W) in [-1, 1]."""
-    return from_uint8(torch.from_numpy(lab.held_out().read(np.arange(n))).permute(0, 3, 1, 2))
+    """The first held-out pictures (n, 3, H, W) in [-1, 1], or all where they are fewer."""
+    held_out = lab.held_out()
+    return from_uint8(torch.from_numpy(held_out.read(np.arange(min(n, len(held_out))))).permute(0, 3, 1, 2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +108,7 @@ class Var(Tokenized):
 
     slug = "var"
     config_type = VarConfig
+    memory: ClassVar[str | None] = None  # policy that its layers need; None: whatever the caller likes
     # tensors that are never decayed (names of ours for those of the released trainer; sheet, Training)
     no_decay = ("start", "position", "level", "offset", "attn.scale")
 
@@ -241,6 +242,7 @@ class Var(Tokenized):
             filters=(lambda step: [*filters, soft[step.index]]) if soft else (lambda step: filters),
             finish=self.finish,
             entries=classes.shape[0],
+            cache=self.memory,
         )
 
     def canvas(self, entries: int) -> Canvas:
