@@ -168,8 +168,9 @@ def test_a_prompt_is_timed_from_words_to_picture(tmp_path: Path) -> None:
     model, out = save_tiny_text(tmp_path / "m"), tmp_path / "r.json"
     emoji_prompt.main(["--model", str(model), "--runs", "1", "--threads", "1", "--out", str(out)])
     r = json.loads(out.read_text())
-    assert [row["pictures"] for row in r["rows"]] == [1, 16] and r["aim"] == 3.0
-    assert r["reached"] == (r["rows"][0]["first"]["wall"] < 3.0) and r["rows"][0]["next"]["cpu"] > 0
+    (row,) = r["rows"]
+    assert row["threads"] == 1 and row["next"]["cpu"] > 0 and r["aim"] == 3.0
+    assert row["reached"] == (max(row["first"]["wall"], row["next"]["wall"]) < 3.0)
 
 
 # ---- promises of the model

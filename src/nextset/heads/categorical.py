@@ -114,11 +114,11 @@ class Softmax(nn.Module):
 
     keeps_float32 = True
 
-    def __init__(self, width: int, vocabulary: int, factors: int | None = None) -> None:
+    def __init__(self, width: int, vocabulary: int, factors: int | None = None, bias: bool = True) -> None:
         super().__init__()
         self.vocabulary, self.factors = vocabulary, factors
         self.weight = nn.Parameter(torch.empty((factors or 1) * vocabulary, width))
-        self.bias = nn.Parameter(torch.zeros((factors or 1) * vocabulary))
+        self.bias = nn.Parameter(torch.zeros((factors or 1) * vocabulary)) if bias else None
         nn.init.trunc_normal_(self.weight, std=width**-0.5)
 
     def dist(self, h: tuple[Tensor, ...], step: Step, now: Any = None) -> Categorical:

@@ -142,7 +142,7 @@ def _request(recipe: Recipe, loaded: pretrained.Pretrained, codes: Codes) -> Rec
     sample |= recipe.sample
     model: dict[str, Any] = {}
     data = dict(recipe.data)
-    if getattr(type(loaded.model), "asked_with", "class") == "text":
+    if getattr(loaded.model, "asked_with", "class") == "text":
         first = dict.fromkeys(caption.split("\n")[0] for caption in codes.captions or [])
         sample.setdefault("prompts", list(first)[:_SHOWN])
         if getattr(loaded.model, "words", None) is not None:
@@ -156,7 +156,7 @@ def _request(recipe: Recipe, loaded: pretrained.Pretrained, codes: Codes) -> Rec
 
 def _as_the_base_knows(codes: Codes, loaded: pretrained.Pretrained, console: Console) -> Codes:
     """The codes with classes, or with the words of captions, that the base was trained with: it learns no others."""
-    if getattr(type(loaded.model), "asked_with", "class") == "class":
+    if getattr(loaded.model, "asked_with", "class") == "class":
         names = loaded.info.get("class_names") or [str(i) for i in range(loaded.model.config.classes)]
         return _known_classes(codes, list(names), loaded.name)
     words = getattr(loaded.model, "words", None)

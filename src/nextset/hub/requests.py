@@ -114,4 +114,5 @@ class ByText:
 
 def request_of(recipe: Recipe, cls: type[Any], codes: Codes) -> ByClass | ByText:
     """How the recipe's system is asked."""
-    return (ByText if getattr(cls, "asked_with", "class") == "text" else ByClass)(recipe, cls, codes)
+    asked = recipe.model.get("asked_with", getattr(cls, "asked_with", "class"))  # some systems know both
+    return (ByText if asked == "text" else ByClass)(recipe, cls, codes)

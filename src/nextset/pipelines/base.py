@@ -25,6 +25,9 @@ from nextset.engine.search import KeepLikeliest
 from nextset.hub import lora, pretrained
 from nextset.nn.losses import psnr
 
+# arguments of a system's `job` that say what is asked, and are no settings
+NO_SETTINGS = ("self", "classes", "text", "negative", "grids", "ratio")
+
 OnEvent = Callable[[int, Event], None] | None
 
 
@@ -71,7 +74,6 @@ class Generator:
     """A generator with its tokenizer. Subclasses say what it is asked with."""
 
     asked_with: str
-    no_settings: tuple[str, ...] = ("self",)  # arguments of the system's `job` that are no settings
 
     def __init__(self, loaded: pretrained.Pretrained) -> None:
         if loaded.kind != "generator":
@@ -139,7 +141,7 @@ class Generator:
 
     def settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """This model's sampling defaults under the given settings; unknown ones are refused with the nearest name."""
-        known = [p for p in inspect.signature(self.system.job).parameters if p not in self.no_settings]
+        known = [p for p in inspect.signature(self.system.job).parameters if p not in NO_SETTINGS]
         for name in given:
             if name not in known:
                 raise NextsetError(f"{self.name} has no setting {name!r}: {nearest(name, known)}")

@@ -28,7 +28,6 @@ class Pipeline(Generator):
     """A generator with its tokenizer, asked with classes."""
 
     asked_with = "class"
-    no_settings = ("self", "classes")
 
     def __init__(self, loaded: pretrained.Pretrained) -> None:
         super().__init__(loaded)

@@ -33,7 +33,6 @@ class TextPipeline(Generator):
     """A generator with its tokenizer, asked with text: read by the encoder that was trained with it, or by a T5."""
 
     asked_with = "text"
-    no_settings = ("self", "text", "negative", "grids", "ratio")
 
     def __init__(self, loaded: pretrained.Pretrained) -> None:
         super().__init__(loaded)
@@ -133,7 +132,7 @@ class TextPipeline(Generator):
     def pixels_of(self, ratio: float, pixels: str | None) -> tuple[int, int]:
         """(height, width) of pictures at height / width `ratio` of the table."""
         h, w = self.system.grids(ratio, pixels).sides[-1]
-        unit = self.tokenizer.config.autoencoder.downsampling * self.tokenizer.config.patch
+        unit = self.tokenizer.spec.downsampling * self.tokenizer.spec.patch
         return h * unit, w * unit
 
     def size(

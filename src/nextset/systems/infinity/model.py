@@ -295,7 +295,7 @@ class Infinity(Tokenized):
                 raise NextsetError(
                     f"guide_at has {place}, but must be between {-self.config.depth} (the first block) and 0"
                 )
-        inside = [f"blocks.{self.config.depth + place}" for place in guide_at if place < 0]
+        inside = [self.sites[place] for place in guide_at if place < 0]
         branches = [Branch("text", Prompted(text, grids))]
         weights: Weights = alone
         if any(s != 1 for s in scales):
