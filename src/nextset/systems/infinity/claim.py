@@ -23,7 +23,7 @@ from nextset.systems.infinity.model import Infinity
 
 STATEMENT = (
     "At equal steps, bitwise self-correction lowers the loss of bits behind a model's own prefixes by at least 5 %, "
-    "against training on true bits."
+    "against training on true bits, and against flips whose labels do not mend them."
 )
 MENDED, FLIPPED, PLAIN = "self-correction", "flips without re-quantising", "no flips"
 CHANGES = {MENDED: (), FLIPPED: ("model.requantise=false",), PLAIN: ("model.correction=0.0",)}
