@@ -1,0 +1,329 @@
+"""LlamaGen: images token by token in raster order, by a plain decoder of a language model (Sun et al. 2024, arXiv 2406.06525).
+
+What is LlamaGen's own: the ids of one map behind a prefix that is made of a class or of a text; rotary positions in two
+dimensions, in which condition slots are multiplied by zero; guidance that may end before the image does. The loop, memory,
+masks and draws are the engine's.
+
+Shapes: rows R, fed slots n, width C; ids (N, L) in raster order, L = side^2; condition slots T.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextset.core.canvases import Ids
+from nextset.core.configs import Config
+from nextset.core.errors import NextsetError, check_range
+from nextset.core.masks import pyramid_mask
+from nextset.core.noise import Noise
+from nextset.core.plan import Plan
+from nextset.core.protocols import Job
+from nextset.core.rows import Branch
+from nextset.core.steps import Step
+from nextset.core.update import Update
+from nextset.engine.filters import chain
+from nextset.engine.guidance import Weights, alone, each_step
+from nextset.engine.run import Run, look
+from nextset.heads.categorical import Softmax
+from nextset.nn.llama import LlamaBlock, RMSNorm
+from nextset.systems.llamagen.grid import Grid, Positions, Turns
+from nextset.systems.llamagen.prefix import Asked, ClassPrefix, TextPrefix
+from nextset.text.condition import Text
+from nextset.tokenizers.attached import Tokenized
+from nextset.tokenizers.vq import VQTokenizer
+
+SCALES = {"class": 4.0, "text": 7.5}  # guidance of the authors' demos
+RANKS = {"class": 2000, "text": 1000}  # and their top-k
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaGenConfig(Config):
+    """Sizes of the transformer and what it is trained with. The defaults are GPT-B at 256 pixels.
+
+    asked_with: "class", of `classes`, or "text", as features of `text_channels` in at most `text_length` slots. sides: the
+    one side of the token map. keys: heads of keys and values, 0 = as many as heads. hidden: width of the feed-forward
+    layers, 0 = 8/3 of the width, rounded up to a multiple of 256. positions: see `grid`; rope_base: of its angles.
+    condition_drop: probability of training without the condition. token_dropout: of the input; dropout: of what blocks add,
+    off where drop_path, the rate at the last block, is on.
+    """
+
+    asked_with: Literal["class", "text"] = "class"
+    classes: int = 1000
+    text_channels: int = 2048
+    text_length: int = 120
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    keys: int = 0
+    hidden: int = 0
+    vocabulary: int = 16384
+    sides: tuple[int, ...] = (16,)
+    positions: Positions = "grid"
+    rope_base: float = 10000.0
+    eps: float = 1e-5
+    condition_drop: float = 0.1
+    token_dropout: float = 0.1
+    dropout: float = 0.1
+    drop_path: float = 0.0
+
+    def check(self) -> None:
+        self.require("classes", 1 <= self.classes <= 10**6, "between 1 and 1000000")
+        self.require("text_channels", 1 <= self.text_channels <= 65536, "between 1 and 65536")
+        self.require("text_length", 1 <= self.text_length <= 4096, "between 1 and 4096")
+        self.require("depth", 1 <= self.depth <= 128, "between 1 and 128")
+        self.require("width", 8 <= self.width <= 16384, "between 8 and 16384")
+        fits = self.heads >= 1 and self.width % (4 * self.heads) == 0
+        self.require("heads", fits, f"such that heads of width {self.width} / heads are multiples of 4")
+        self.require("keys", self.keys >= 0 and self.heads % (self.keys or 1) == 0, f"a divisor of {self.heads}, or 0")
+        self.require("hidden", 0 <= self.hidden <= 10**6, "between 0 and 1000000")
+        self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
+        self.require("sides", len(self.sides) == 1 and 1 <= self.sides[0] <= 512, "one side between 1 and 512")
+        for name in ("condition_drop", "token_dropout", "dropout", "drop_path"):
+            self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+
+    @property
+    def head_width(self) -> int:
+        """Channels of a head."""
+        return self.width // self.heads
+
+    @property
+    def feed_forward(self) -> int:
+        """Width of the feed-forward layers."""
+        return self.hidden or -(-(8 * self.width // 3) // 256) * 256
+
+
+class Conditioned(NamedTuple):
+    """What the trunk needs of a request: vectors of the condition slots (R, T, C), and the turns of all slots."""
+
+    prefix: Tensor
+    turns: Turns
+
+
+class LlamaGen(Tokenized):
+    """The transformer, and the tokenizer whose ids it predicts (frozen, and not part of `state_dict`)."""
+
+    slug = "llamagen"
+    config_type = LlamaGenConfig
+    asked_with = "class"  # unless the config of an instance says "text"
+    words = None  # no text encoder is trained with it
+    agrees_on = ("vocabulary",)
+
+    def __init__(self, config: LlamaGenConfig, tokenizer: VQTokenizer | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        self.asked_with = c.asked_with
+        self.prefix: ClassPrefix | TextPrefix = (
+            TextPrefix(c.text_channels, c.text_length, c.width)
+            if c.asked_with == "text"
+            else ClassPrefix(c.classes, c.width)
+        )
+        self.grid = Grid(self.prefix.length, c.sides[0])
+        self.token = nn.Embedding(c.vocabulary, c.width)
+        self.token_dropout = nn.Dropout(c.token_dropout)
+        rates = [c.drop_path * i / max(c.depth - 1, 1) for i in range(c.depth)]
+        self.blocks = nn.ModuleList(self.make_block(rate) for rate in rates)
+        self.sites = tuple(f"blocks.{i}" for i in range(c.depth))
+        self.norm = RMSNorm(c.width, c.eps)
+        self.classifier = Softmax(c.width, c.vocabulary, bias=False)
+        if tokenizer is not None:
+            self.attach(tokenizer)
+        self.initialise()
+
+    # ---- parts
+
+    def make_block(self, drop_path: float) -> nn.Module:
+        """One block of the trunk."""
+        c = self.config
+        dropout = 0.0 if c.drop_path else c.dropout
+        return LlamaBlock(
+            c.width, c.heads, c.feed_forward, keys=c.keys or None, eps=c.eps, dropout=dropout, drop_path=drop_path
+        )
+
+    def attach(self, tokenizer: VQTokenizer) -> None:
+        """Use this tokenizer, at the size of this model."""
+        if not isinstance(tokenizer, VQTokenizer):
+            raise NextsetError(
+                f"the tokenizer is {type(tokenizer).__name__}, but ids of one map need a VQTokenizer; train one with model.type=vq"
+            )
+        super().attach(tokenizer.at(self.config.sides[0]))
+
+    @property
+    def plan(self) -> Plan:
+        """One step a token."""
+        return self.grid.plan
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Weights as the released trainer draws them (sheet, Init), from torch's current generator."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.classifier.weight)
+
+    # ---- what the engine calls
+
+    def prepare(self, conditions: Sequence[Tensor]) -> Conditioned:
+        """Conditions of each branch (class ids, or features as `TextPrefix.ask` lays them out) -> the condition slots."""
+        c = self.config
+        device = self.token.weight.device
+        prefix = self.prefix(torch.cat([condition.to(device) for condition in conditions]))
+        return Conditioned(prefix, self.grid.turns(c.head_width, c.rope_base, c.positions, device))
+
+    def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """Ids (R, n) of the fed slots -> hidden states (R, n, C). Condition slots are made of the condition instead."""
+        h = self.token(x)
+        place = ctx.attr("index").clamp_max(cond.prefix.shape[1] - 1)
+        h = torch.where((ctx.attr("segment") == 0)[:, None], cond.prefix.index_select(1, place).to(h.dtype), h)
+        h = self.token_dropout(h)
+        turn = cond.turns.at(ctx.attr("slot"))
+        for site, block in zip(self.sites, self.blocks, strict=True):
+            h = ctx.hook(site, block(h, ctx, site, turn))
+        return self.norm(h)
+
+    def head(self, step: Step, cond: Conditioned) -> Softmax:
+        return self.classifier
+
+    # ---- requests
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Text:
+        """No encoder of its own: an error that says which one reads prompts."""
+        raise NextsetError(
+            f"this model reads features of {self.config.text_channels} channels and has no text encoder of its own; "
+            "name one: --text-encoder google/flan-t5-xl"
+        )
+
+    def ratios(self) -> tuple[float, ...]:
+        """Values of height / width that it knows."""
+        return (1.0,)
+
+    def grids(self, ratio: float = 1.0, pixels: str | None = None) -> Grid:
+        """The one grid that it knows."""
+        if ratio != 1 or pixels is not None:
+            raise NextsetError(
+                f"this model makes squares of {self.config.sides[0]}x{self.config.sides[0]} tokens alone; leave out size and shape"
+            )
+        return self.grid
+
+    def job(
+        self,
+        classes: Tensor | Text,
+        *,
+        negative: Text | None = None,
+        guidance_scale: float | None = None,
+        guidance_steps: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        ratio: float = 1.0,
+    ) -> Job:
+        """Images of classes (N,) int64, of which `config.classes` means none, or of texts (features of N entries).
+
+        negative: texts that guidance leads away from, one or N; by default the null text.
+        guidance_scale: weight of the condition, at most 1 = none; by default 4 for classes and 7.5 for texts, as top_k is
+        2000 and 1000 (0 = all). guidance_steps: guide the first tokens alone, 0 = all of them; behind them the second branch
+        does not run. ratio: height / width, of which only 1 is known.
+        """
+        c, plan = self.config, self.grids(ratio).plan
+        asked = self.prefix.ask(classes)
+        n = len(asked.condition)
+        scale = SCALES[c.asked_with] if guidance_scale is None else guidance_scale
+        ranks = RANKS[c.asked_with] if top_k is None else top_k
+        check_range("guidance_scale", scale, 0, 1000, remedy="1 switches guidance off")
+        check_range("guidance_steps", guidance_steps, 0, remedy="0 guides every token")
+        filters = chain(ranks, top_p, temperature)
+        branches = [self.branch("condition", asked)]
+        weights: Weights = alone
+        if scale > 1:
+            other = self.prefix.without(asked) if negative is None else self.against(negative, n)
+            branches.append(self.branch("without", other))
+            guided = guidance_steps or len(plan)
+            weights = each_step([scale if k < guided else 1.0 for k in range(len(plan))])
+        return Job(
+            network=self,
+            plan=plan,
+            canvas=self.canvas(n),
+            branches=tuple(branches),
+            weights=weights,
+            filters=lambda step: filters,
+            finish=self.finish,
+            entries=n,
+        )
+
+    def against(self, negative: Text, entries: int) -> Asked:
+        """What guidance leads away from: one text for all entries, or one for each."""
+        asked = self.prefix.ask(negative)
+        if len(negative) not in (1, entries):
+            raise NextsetError(
+                f"there are {len(negative)} negative texts for {entries} texts; give one, or one for each"
+            )
+        rows = torch.arange(entries) % len(negative)
+        return Asked(asked.condition[rows], None if asked.hidden is None else asked.hidden[rows])
+
+    def branch(self, name: str, asked: Asked) -> Branch:
+        """A branch whose padded condition slots no other slot sees."""
+        hidden = asked.hidden
+        if hidden is not None:
+            hidden = F.pad(hidden, (0, self.grid.plan.size - hidden.shape[1]))
+        return Branch(name, asked.condition, hidden=hidden)
+
+    def canvas(self, entries: int) -> Ids:
+        """An empty canvas for that many images."""
+        return Ids(entries, self.plan.positions, conditions=self.grid.conditions, device=self.token.weight.device)
+
+    def finish(self, canvas: Any) -> Tensor:
+        """Images (N, 3, H, W) in [-1, 1] of what the canvas holds so far."""
+        return self.tokenizer.decode(canvas.codes())
+
+    def keep_mask(self, mask: Tensor) -> Tensor:
+        """Which ids of an image stay: mask (h, w), 1 = keep -> (L,) bool."""
+        return pyramid_mask(mask, self.grid.sides)
+
+    # ---- training
+
+    def parameter_groups(self) -> dict[str, nn.Module]:
+        return {"main": self}
+
+    def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
+        """Teacher forcing: cross-entropy of every token in one forward.
+
+        batch: {"codes": ids (B, L), "labels": (B,), or "text": features of B captions, "index": (B,) global sample indices,
+        "valid": (B,) which samples count, by default all}. A sample without its condition keeps the padding of its text.
+        """
+        codes, index = batch["codes"], batch["index"]
+        asked = self.prefix.lay(batch["text" if self.config.asked_with == "text" else "labels"])
+        if self.training and self.config.condition_drop:
+            u = noise.of("condition-drop").uniform(index, torch.zeros(1, dtype=torch.int64))[:, 0]
+            asked = self.dropped(asked, u.to(codes.device) < self.config.condition_drop)
+        logits = self.teacher_forced(codes, asked)
+        loss, each = self.loss(logits, codes, batch.get("valid"))
+        hit = (logits.detach().argmax(-1) == codes).float()
+        yield Update("generator", loss, {"ce": each.detach().mean(), "accuracy": hit.mean()})
+
+    def dropped(self, asked: Asked, mask: Tensor) -> Asked:
+        """The conditions without those of the entries where mask (N,) is True."""
+        without = self.prefix.without(asked).condition
+        mask = mask.view(-1, *[1] * (without.dim() - 1)).to(without.device)
+        return Asked(torch.where(mask, without, asked.condition.to(without.device)), asked.hidden)
+
+    def teacher_forced(self, codes: Tensor, asked: Asked) -> Tensor:
+        """Logits (B, L, V) of ids (B, L), each predicted from those before it, in one forward."""
+        n = len(codes)
+        canvas = self.canvas(n)
+        canvas.pin(codes, torch.ones(self.plan.positions, dtype=torch.bool))
+        branches = (self.branch("condition", asked),)
+        job = Job(self, self.plan, canvas, branches, alone, lambda step: [], lambda canvas: canvas.codes(), n)
+        return look(Run.of(job, Noise(0), cache="none"), self.plan.all(), filtered=False).logits  # type: ignore[attr-defined]
+
+    def loss(self, logits: Tensor, codes: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(mean cross-entropy of the samples that count, cross-entropy of each token (B, L)) of logits (B, L, V)."""
+        each = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view(codes.shape)
+        if valid is None:
+            return each.mean(), each
+        counts = valid.to(each)[:, None]
+        return (each * counts).sum() / (counts.sum() * codes.shape[1]).clamp_min(1), each
