@@ -22,16 +22,21 @@ from nextset.nn.autoencoder import AutoencoderConfig
 from nextset.systems.flexvar import FlexVar, FlexVarConfig
 from nextset.systems.hmar import Hmar, HmarConfig
 from nextset.systems.infinity import Infinity, InfinityConfig
+from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
 from nextset.systems.m_var import MambaVar, MambaVarConfig
+from nextset.systems.mar import Mar, MarConfig
 from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.nfig import Nfig, NfigConfig
 from nextset.systems.sar import Sar, SarConfig
 from nextset.systems.var import Var, VarConfig
+from nextset.text.condition import Text
 from nextset.text.words import WordsConfig
 from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid
 from nextset.tokenizers.flexible import FlexibleVQ, FlexibleVQConfig
 from nextset.tokenizers.frequency import FrequencyVQ, FrequencyVQConfig
+from nextset.tokenizers.kl import KLAutoencoder, KLConfig
 from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig
+from nextset.tokenizers.vq import VQConfig, VQTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +253,29 @@ def infinity_inside() -> Instance:
     return dataclasses.replace(base, job=job, can=frozenset({"generate", "memory", "pin"}))
 
 
+def mar() -> Instance:
+    """Nine tokens in four steps, a decoder of another width than the encoder, five steps of the head. Not "pin": an order
+    belongs to an image, so no prefix of steps is one mask, and laws have no logits. Nor "compile": as in `var_raster`."""
+    torch.manual_seed(0)
+    tokenizer = KLAutoencoder(KLConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4), sides=(3,),
+    ))  # fmt: skip
+    model = Mar(
+        MarConfig(classes=5, sides=(3,), channels=4, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1,
+                  decoder_heads=2, buffer=3, head_depth=1, head_width=16, repeats=2, dropout=0.0, label_drop=0.3),
+        randomise(tokenizer),
+    )  # fmt: skip
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        moments = [torch.randn(8, 3, 3, generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"features": torch.stack(moments), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model, 0.1), lambda images: model.job(images % 5, guidance_scale=2.0, steps=4, inner_steps="5"),
+        frozenset({"generate", "guide", "reconstruct", "train", "save"}), batch,
+    )  # fmt: skip
+
+
 def sar() -> Instance:
     """FlexVAR's, with a rollout of the last scale; the loss of the second pass weighs enough to be seen."""
     base = flexvar()
@@ -275,6 +303,55 @@ def sar_var() -> Instance:
     )
 
 
+def llamagen(**changes: Any) -> Instance:
+    """A map of 3x3 cells behind a class, two heads of keys for four of queries. Not "compile", as `var_raster`."""
+    torch.manual_seed(0)
+    tokenizer = VQTokenizer(VQConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=6, groups=4, attention=False),
+        vocabulary=24, channels=4, sides=(3,),
+    ))  # fmt: skip
+    sizes: dict[str, Any] = {
+        "depth": 2,
+        "width": 32,
+        "heads": 4,
+        "keys": 2,
+        "hidden": 48,
+        "vocabulary": 24,
+        "sides": (3,),
+    }
+    model = LlamaGen(
+        LlamaGenConfig(classes=5, token_dropout=0.0, dropout=0.0, **{**sizes, **changes}),
+        randomise(tokenizer),  # type: ignore[arg-type]
+    )
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        codes = [torch.randint(0, 24, (9,), generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"codes": torch.stack(codes), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, guidance_steps=6, top_k=20, top_p=0.95),
+        frozenset({"generate", "memory", "guide", "pin", "reconstruct", "train", "save"}), batch,
+    )  # fmt: skip
+
+
+def llamagen_text() -> Instance:
+    """Asked with texts of one to four tokens in four slots."""
+    base = llamagen(asked_with="text", text_channels=6, text_length=4, positions="grid_unit")
+    model: Any = base.model
+
+    def text(samples: Tensor) -> Text:
+        made = [(i, torch.Generator().manual_seed(i)) for i in samples.tolist()]
+        return Text.of([torch.randn(1 + i % 4, 6, generator=generator) for i, generator in made])
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        assert base.batch is not None
+        return {**base.batch(samples), "text": text(samples)}
+
+    return dataclasses.replace(
+        base, job=lambda images: model.job(text(images), guidance_scale=2.0, top_k=20, top_p=0.95), batch=batch
+    )
+
+
 # by slug, or "slug:variant"
 INSTANCES: dict[str, Callable[[], Instance]] = {
     "infinity": infinity,
@@ -282,7 +359,10 @@ INSTANCES: dict[str, Callable[[], Instance]] = {
     "flexvar": flexvar,
     "hmar": hmar,
     "hmar:refined": hmar_refined,
+    "llamagen": llamagen,
+    "llamagen:text": llamagen_text,
     "m_var": m_var,
+    "mar": mar,
     "mvar": mvar,
     "nfig": nfig,
     "sar": sar,

@@ -41,7 +41,9 @@ TOKENIZERS = {
     "bitwise": "nextset.tokenizers.bitwise:BitwisePyramid",
     "flexible_vq": "nextset.tokenizers.flexible:FlexibleVQ",
     "frequency_vq": "nextset.tokenizers.frequency:FrequencyVQ",
+    "kl": "nextset.tokenizers.kl:KLAutoencoder",
     "multiscale_vq": "nextset.tokenizers.multiscale:MultiScaleVQ",
+    "vq": "nextset.tokenizers.vq:VQTokenizer",
 }
 LIMIT_PARAMETERS = 20_000_000_000
 

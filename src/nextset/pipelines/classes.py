@@ -171,7 +171,7 @@ class Pipeline(Generator):
         n = settings.pop("n", None) or 1
         previews, on_event = settings.pop("previews", False), settings.pop("on_event", None)
         codes = self.tokenizer.encode(self.fits(images))
-        codes = codes.repeat(n, 1) if codes.shape[0] == 1 else codes
+        codes = codes.repeat(n, *[1] * (codes.dim() - 1)) if codes.shape[0] == 1 else codes
         side = self.tokenizer.sides[-1]
         if box is not None:
             given = box_mask(box, side, keep=keep)

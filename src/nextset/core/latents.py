@@ -1,0 +1,96 @@
+"""The canvas of continuous tokens, and how a map becomes tokens and back.
+
+It knows no tokenizer and no head: a token is C numbers at a position, given, drawn, or not there yet.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nextset.core.canvases import Drawn, NoiseSource
+from nextset.core.errors import NextsetError
+from nextset.core.steps import Step
+
+
+def patchify(maps: Tensor, patch: int) -> Tensor:
+    """Maps (N, c, H, W) -> tokens (N, H W / p^2, c p p) in raster order; inside a token channel, then row, then column."""
+    n, c, h, w = maps.shape
+    if h % patch or w % patch:
+        raise NextsetError(f"the map has {h}x{w} cells, but both sides must be multiples of the patch of {patch}")
+    x = maps.reshape(n, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, (h // patch) * (w // patch), c * patch * patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, side: tuple[int, int]) -> Tensor:
+    """Tokens (N, h w, c p p) -> maps (N, c, h p, w p); side: (h, w) in tokens."""
+    (h, w), n = side, tokens.shape[0]
+    x = tokens.reshape(n, h, w, -1, patch, patch)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(n, -1, h * patch, w * patch)
+
+
+class Latents:
+    """Tokens (N, L, C), float32, behind `conditions` slots: slot T + k holds position k.
+
+    The input of a slot is the token that it holds, (N, n, C); condition slots and positions that are not known yet get
+    zeros. Which slots are known is the plan's to say: here a zero is a zero.
+    """
+
+    def __init__(
+        self,
+        entries: int,
+        length: int,
+        channels: int,
+        *,
+        conditions: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.conditions = conditions
+        self.values = torch.zeros(entries, length, channels, device=device)
+        self.given = torch.zeros(entries, length, dtype=torch.bool)  # on the host, where plans are
+
+    def begin(self, noise: NoiseSource, images: Tensor) -> None:
+        """Nothing: what noise a draw begins with is the head's."""
+
+    def pin(self, values: Tensor, mask: Tensor) -> None:
+        """Give tokens (N, L, C) where mask (N, L) or (L,) is True; they replace what is drawn there."""
+        if values.shape != self.values.shape:
+            raise NextsetError(
+                f"pinned latents have shape {tuple(values.shape)}, but the canvas has {tuple(self.values.shape)}; encode at the size of the model"
+            )
+        mask = mask.cpu().expand_as(self.given)
+        self.given = self.given | mask
+        self.values = torch.where(mask.to(self.values.device)[..., None], values.to(self.values), self.values)
+
+    def pinned(self, step: Step) -> bool:
+        return bool(_take(self.given, step.draw).all())
+
+    def input(self, step: Step) -> Tensor:
+        held = (step.feed - self.conditions).to(self.values.device)
+        tokens = _take(self.values, held.clamp_min(0))
+        return torch.where((held >= 0)[..., None], tokens, 0.0)
+
+    def now(self, step: Step) -> tuple[Tensor, Tensor]:
+        return _take(self.values, step.draw.to(self.values.device)), _take(self.given, step.draw)
+
+    def write(self, step: Step, drawn: Drawn) -> None:
+        """Keep what was drawn, except where values were given."""
+        before, given = self.now(step)
+        value = torch.where(given.to(before.device)[..., None], before, drawn.value.to(before))
+        at = step.draw.to(before.device).expand(value.shape[:2])[..., None].expand_as(value)
+        self.values = self.values.scatter(1, at, value)
+
+    def codes(self) -> Tensor:
+        """Tokens (N, L, C); those not yet drawn are 0 (or given)."""
+        return self.values
+
+    def select(self, rows: Tensor) -> None:
+        """Entry i continues entry rows[i]."""
+        self.values, self.given = self.values[rows], self.given[rows.cpu()]
+
+
+def _take(t: Tensor, at: Tensor) -> Tensor:
+    """t (N, L) or (N, L, C) at positions (m,) or (N, m)."""
+    if at.dim() == 1:
+        return t.index_select(1, at)
+    return t.gather(1, at if t.dim() == 2 else at[..., None].expand(-1, -1, t.shape[-1]))
