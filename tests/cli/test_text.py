@@ -29,7 +29,7 @@ def test_prompts_become_pictures(model: str, tmp_path: Path) -> None:
 def test_a_prompt_a_line(model: str, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("red\n\n  green heart \n")
     said = run("generate", f"@{tmp_path / 'prompts.txt'}", "-m", model, "-o", tmp_path / "a.png")
-    assert "2 pictures" in said
+    assert "(2 pictures in" in " ".join(said.split())
     (tmp_path / "none.txt").write_text("\n")
     assert "has no line with a prompt" in refuse("generate", f"@{tmp_path / 'none.txt'}", "-m", model)
     assert "cannot be read" in refuse("generate", "@nowhere.txt", "-m", model)

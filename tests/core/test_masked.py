@@ -80,7 +80,8 @@ def test_positions_that_no_order_has_are_known_from_the_start() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_short_view_is_the_general_one(shared: bool) -> None:
-    made = masked_random(torch.randperm(9), [5, 0], 9, conditions=1) if shared else plan(conditions=1)
+    order = torch.tensor([4, 0, 7, 2, 8, 1, 6, 3, 5])
+    made = masked_random(order, [5, 0], 9, conditions=1) if shared else plan(conditions=1)
     general = Plan(made.slots, made.steps, made.positions)
     for step in made.steps:
         short = made.view(step)

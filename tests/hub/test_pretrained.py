@@ -71,7 +71,7 @@ def change(folder: Path, name: str, **values: Any) -> None:
     [
         ({"format": 99}, "does not describe"),
         ({"kind": "banana"}, "does not describe"),
-        ({"system": "llamagen"}, "planned"),
+        ({"system": "controlar"}, "planned"),
         ({"system": "vra"}, "no system is called"),
         ({"config": {"depth": 2, "wdith": 3}}, "no field 'wdith'"),
         ({"config": {"width": 32, "heads": 5}}, "heads"),

@@ -21,6 +21,7 @@ from nextset.systems.flexvar import FlexVar, FlexVarConfig
 from nextset.systems.flexvar.orders import ramp_by_side
 from nextset.systems.flexvar.sides import SCRIPTED, at_random, checked, for_size, for_steps, shaped
 from nextset.tokenizers.flexible import FlexibleVQ, FlexibleVQConfig
+from nextset.tokenizers.vq import VQTokenizer
 from nextset.training.recipes import TrainConfig, load_recipe
 from nextset.training.trainer import Trainer
 from tests.battery.instances import instance, randomise
@@ -324,7 +325,7 @@ def test_a_released_tokenizer_is_recognised_and_read(tmp_path: Path) -> None:
     randomise(ours)
     torch.save({"model": released_tokenizer(ours)}, tmp_path / "vae.pth")
     torch.save(released(model().config), tmp_path / "generator.pth")
-    found = convert([tmp_path / "vae.pth"], sides=[1, 2, 3])
+    found = convert([tmp_path / "vae.pth"], sides=[1, 2, 3], system="flexvar")
     assert type(found) is FlexibleVQ and found.config == ours.config
     assert torch.equal(found.encode(pictures(16, 16)), ours.encode(pictures(16, 16)))
     both = convert([tmp_path / "generator.pth", tmp_path / "vae.pth"], sides=[1, 2, 3])
@@ -332,7 +333,15 @@ def test_a_released_tokenizer_is_recognised_and_read(tmp_path: Path) -> None:
     cut = {n: t for n, t in released_tokenizer(ours).items() if "post_quant_conv" not in n}
     torch.save({"model": cut}, tmp_path / "cut.pth")
     with pytest.raises(NextsetError, match=r"the tokenizer's file lacks 'post_quant_conv\.weight'; is it cut short"):
-        convert([tmp_path / "cut.pth"])
+        convert([tmp_path / "cut.pth"], system="flexvar")
+
+
+def test_codes_of_32_channels_tell_a_tokenizer_from_its_family(tmp_path: Path) -> None:
+    auto = AutoencoderConfig(channels=32, multipliers=(1, 2, 1), blocks=1, latent=6)
+    for channels, kind in ((32, FlexibleVQ), (8, VQTokenizer)):
+        ours = FlexibleVQ(FlexibleVQConfig(autoencoder=auto, vocabulary=24, channels=channels, sides=(1, 2, 3))).eval()
+        torch.save({"model": released_tokenizer(ours)}, tmp_path / "vae.pth")
+        assert type(convert([tmp_path / "vae.pth"], sides=[3] if channels == 8 else [1, 2, 3])) is kind
 
 
 # ---- errors

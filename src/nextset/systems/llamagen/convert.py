@@ -64,6 +64,9 @@ WRAPPERS = ("model.", "module.", "state_dict.", "", "ema.")
 INNER = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32, 4096: 32}
 
+# The family's layout is also that of another released tokenizer, whose codes are so wide; those of the family have 8 channels.
+_ELSEWHERE = 32
+
 
 def components(state: Mapping[str, Tensor], *, asked: bool = False) -> Mapping[str, Mapping[str, Tensor]]:
     """Which parts a file holds, by name: {"generator": ..., "tokenizer": ...}, wrappers removed.
@@ -76,7 +79,9 @@ def components(state: Mapping[str, Tensor], *, asked: bool = False) -> Mapping[s
         if ours and (asked or all(map(_is_known, names))):
             return {"generator": select(state, names)}
         if "quantize.embedding.weight" in names and any(re.match(_BLOCKS, n) for n in names):
-            return {"tokenizer": select(state, names)}
+            width = outline(select(state, names))["quantize.embedding.weight"].shape[-1]
+            if asked or width != _ELSEWHERE:
+                return {"tokenizer": select(state, names)}
     return {}
 
 
