@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.nextset-installed
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
-	$(BIN)/nextset generate -n 36 --seed 1 -o out/demo.png --gif out/demo.gif
+	$(BIN)/nextset generate @examples/prompts.txt --columns 6 --seed 1 -o out/demo.png --gif out/demo.gif
 
 # Processes share the cores better than torch's threads do: one thread each.
 test: $(INSTALLED)
