@@ -2,8 +2,8 @@
 
     nextset bench lora-style -- --model emoji-infinity
 
-The data are made here: emoji redrawn by arithmetic on their pixels, as a blueprint (white lines on blue) or in ink (a dark
-outline, two tones), with their names as captions. What is filed: how long training took, how far pictures of 16 other
+The data are made here: emoji redrawn by arithmetic on their pixels, in violet (one hue), in ink (a dark outline, two
+tones) or as a blueprint (white lines on blue), with their names as captions. What is filed: how long training took, how far pictures of 16 other
 names are from the style's colours without the LoRA and with it, beside the 16 pictures themselves and what the tokenizer
 makes of them, and how much merged and unmerged outputs differ. The sheet shows the same prompts and the same noise at
 scale 0, 0.5 and 1.
@@ -79,6 +79,11 @@ def ink(rgba: Tensor) -> Tensor:
     return filled * (1 - line) + torch.tensor(dark)[:, None, None] * line
 
 
+def violet(rgba: Tensor) -> Tensor:
+    """One hue: as light as the emoji is, from deep violet to white."""
+    return between(luminance(rgba), PALETTES["violet"])
+
+
 def between(share: Tensor, colours: Sequence[tuple[float, float, float]]) -> Tensor:
     """Shares (N, H, W) of the way from the first colour to the second -> (N, 3, H, W)."""
     first, second = (torch.tensor(colour)[:, None, None] for colour in colours)
@@ -88,8 +93,9 @@ def between(share: Tensor, colours: Sequence[tuple[float, float, float]]) -> Ten
 PALETTES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "blueprint": ((0.11, 0.30, 0.62), (1.0, 1.0, 1.0)),
     "ink": ((0.10, 0.10, 0.25), (0.93, 0.45, 0.33), (1.0, 1.0, 1.0)),
+    "violet": ((0.25, 0.05, 0.45), (1.0, 1.0, 1.0)),
 }
-STYLES: dict[str, Callable[[Tensor], Tensor]] = {"blueprint": blueprint, "ink": ink}
+STYLES: dict[str, Callable[[Tensor], Tensor]] = {"blueprint": blueprint, "ink": ink, "violet": violet}
 
 
 def styled(emoji: EmojiSet, names: Sequence[str], style: str) -> Tensor:
@@ -171,7 +177,7 @@ def main(arguments: list[str]) -> None:
         prog="nextset bench lora-style", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="emoji-infinity")
-    parser.add_argument("--style", choices=tuple(STYLES), default="blueprint")
+    parser.add_argument("--style", choices=tuple(STYLES), default="violet")
     parser.add_argument("--folder", type=Path, default=Path("runs/lora-style"), help="the pictures and the run go here")
     parser.add_argument("--lora", type=Path, help="one that is trained already; without it, one is trained")
     parser.add_argument("--change", action="append", default=[], help="of the recipe, such as steps=200; repeatable")
