@@ -77,10 +77,12 @@ def tokenizer(case: Case) -> dict[str, Tensor]:
 def teacher_forced(case: Case) -> dict[str, Tensor]:
     model = generator(case)
     text = Text.unpacked(case.inputs["text_packed"].float(), case.inputs["cu_seqlens"].long())
-    if case.call.get("cond_drop", "none") == "all":
+    drop = case.call.get("cond_drop", "none")
+    if drop == "all":
         text = model.without(text)
-    elif "drop_mask" in case.inputs:
-        dropped = case.inputs["drop_mask"].bool()[:, None, None]
+    elif "drop_mask" in case.inputs or isinstance(drop, list):
+        mask = case.inputs.get("drop_mask", torch.tensor([i in drop for i in range(len(text))]))
+        dropped = mask.bool()[:, None, None]
         text = Text(torch.where(dropped, model.without(text).values, text.values), text.lengths)
     logits = model.teacher_forced(GivenInput(case.inputs["x_BLC_wo_prefix"], 1), text, asked(case))  # type: ignore[arg-type]
     return {"logits": logits.flatten(2)}
@@ -94,7 +96,7 @@ def generate(case: Case) -> dict[str, Tensor]:
     text = Text.unpacked(case.inputs["text_packed"].float(), case.inputs["cu_seqlens"].long())
     negative = None
     if call.get("neg_lens"):
-        packed = next(v for n, v in case.inputs.items() if n.startswith("neg") and v.is_floating_point())
+        packed = next(v for n, v in case.inputs.items() if "neg" in n and v.is_floating_point())
         negative = Text.of(list(packed.float().split(call["neg_lens"])))
     job = model.job(
         text, negative=negative, guidance_scale=call["cfg_list"], temperature=call["tau_list"], top_k=call["top_k"],
@@ -102,7 +104,8 @@ def generate(case: Case) -> dict[str, Tensor]:
     )  # fmt: skip
     given = call.get("gt_leak", 0)
     if given:
-        bits = [case.inputs[f"gt_bits_{k}"] for k in range(given)]
+        names = [n for n in case.inputs if not n.startswith("u_") and n.rpartition("_")[2].isdigit()]
+        bits = [case.inputs[next(n for n in names if n.endswith(f"_{k}"))] for k in range(given)]
         rows = [q.unfold(b.squeeze(1).permute(0, 3, 1, 2)) for b in bits]
         n = sum(h * w for h, w in order.sides[:given])
         mask = torch.arange(order.plan.positions) < n
