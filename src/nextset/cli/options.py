@@ -26,7 +26,10 @@ Seed = Annotated[
     ),
 ]
 Cfg = Annotated[
-    float | None, typer.Option("--cfg", help="Weight of guidance; 0 switches it off. Default: the model's.")
+    float | None,
+    typer.Option(
+        "--cfg", help="Guidance; none is 0 for most models of classes, 1 for those of text. Default: the model's."
+    ),
 ]
 TopK = Annotated[
     int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 = all. Default: the model's.")
