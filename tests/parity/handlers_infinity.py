@@ -11,9 +11,9 @@ from nextset.core.noise import Tape
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.systems.infinity import Infinity, InfinityConfig
 from nextset.systems.infinity.convert import load_generator, load_tokenizer, tokenizer_config
 from nextset.systems.infinity.correction import corrected
-from nextset.systems.infinity.model import Infinity, InfinityConfig
 from nextset.systems.infinity.schedules import TABLE, Grids, nearest_ratio
 from nextset.text.condition import Text
 from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid, BitwiseQuantiser

@@ -21,7 +21,8 @@ from nextset.core.keys import KeyTable, load_into
 from nextset.core.weights import outline, select
 from nextset.nn.autoencoder import AutoencoderConfig
 from nextset.nn.precision import cast
-from nextset.systems.infinity.model import Infinity, InfinityConfig
+from nextset.systems.infinity.config import InfinityConfig
+from nextset.systems.infinity.model import Infinity
 from nextset.systems.infinity.schedules import schedule
 from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid
 
