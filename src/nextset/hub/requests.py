@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nextset.text.words import vocabulary
 from nextset.training.recipes import Recipe
 
 _SHOWN = 36
+_ASKED = ("self", "classes", "text", "negative", "grids")
 
 
 def sizes_of(cls: type[Any], tokenizer: Any) -> dict[str, Any]:
@@ -34,11 +36,15 @@ def sizes_of(cls: type[Any], tokenizer: Any) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name in fields}
 
 
+def settings_known(job: Callable[..., Job]) -> list[str]:
+    """Names of the settings of a system's `job`: of its arguments, those that do not say what is asked."""
+    return [name for name in inspect.signature(job).parameters if name not in _ASKED]
+
+
 def settings_of(recipe: Recipe, cls: type[Any], own: tuple[str, ...]) -> dict[str, Any]:
     """[sample] without `own`: settings of the system's `job`."""
     sampling = {k: v for k, v in recipe.sample.items() if k not in ("store", *own)}
-    no_settings = ("self", "classes", "text", "negative", "grids")
-    known = [name for name in inspect.signature(cls.job).parameters if name not in no_settings]
+    known = settings_known(cls.job)
     for name in sampling:
         if name not in known:
             raise NextsetError(f"[sample] has no entry {name!r}: {nearest(name, [*known, *own, 'store'])}")

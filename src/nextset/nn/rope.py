@@ -26,3 +26,16 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     # as one complex product: four products and a sum of halves take three times as long on a CPU, backward included
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.complex(*turn)).flatten(-2).to(x.dtype)
+
+
+class Turns:
+    """Rotary tables of all slots of a plan. Not of any row: what selects rows leaves them alone."""
+
+    __slots__ = ("cos", "sin")
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos, self.sin = cos, sin
+
+    def at(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of the fed slots (n,), each (n, d / 2)."""
+        return self.cos.index_select(0, slots), self.sin.index_select(0, slots)

@@ -6,7 +6,6 @@ It knows that a system makes jobs, not what is in them, nor what it is asked wit
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -23,10 +22,8 @@ from nextset.data.images import to_pil
 from nextset.engine.run import Run, proceed
 from nextset.engine.search import KeepLikeliest
 from nextset.hub import lora, pretrained
+from nextset.hub.requests import settings_known
 from nextset.nn.losses import psnr
-
-# arguments of a system's `job` that say what is asked, and are no settings
-NO_SETTINGS = ("self", "classes", "text", "negative", "grids", "ratio")
 
 OnEvent = Callable[[int, Event], None] | None
 
@@ -141,7 +138,7 @@ class Generator:
 
     def settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """This model's sampling defaults under the given settings; unknown ones are refused with the nearest name."""
-        known = [p for p in inspect.signature(self.system.job).parameters if p not in NO_SETTINGS]
+        known = [name for name in settings_known(self.system.job) if name != "ratio"]  # width and height give it
         for name in given:
             if name not in known:
                 raise NextsetError(f"{self.name} has no setting {name!r}: {nearest(name, known)}")

@@ -24,7 +24,7 @@ from nextset.pipelines.base import Generator, OnEvent, Output
 from nextset.text.cache import CachedEncoder
 from nextset.text.condition import Text
 from nextset.text.encoders import T5Encoder, TextEncoder
-from nextset.text.prompts import clean_prompt
+from nextset.text.prompts import clean_prompts
 
 Prompts = str | Sequence[str]
 
@@ -47,11 +47,12 @@ class TextPipeline(Generator):
 
     def read(self, prompts: Sequence[str]) -> Text:
         """Features of prompts: values (N, T, Ct) with lengths."""
-        prompts = [clean_prompt(prompt) for prompt in prompts]
         if self.encoder is None and self._encoder_name and self.system.words is None:
             self.use_encoder(self._encoder_name)
         with torch.no_grad():
-            return self.system.encode_prompts(prompts) if self.encoder is None else self.encoder.encode(prompts)
+            if self.encoder is not None:
+                return self.encoder.encode(prompts)  # which cleans them
+            return self.system.encode_prompts(clean_prompts(prompts))
 
     def __call__(
         self,

@@ -29,11 +29,12 @@ from nextset.engine.filters import chain
 from nextset.engine.guidance import GuideAt, Weights, alone, each_step
 from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
+from nextset.nn.rope import Turns
 from nextset.nn.transformer import modulated_norm
 from nextset.systems.infinity.blocks import BlockCondition, InfinityBlock, TextPath
 from nextset.systems.infinity.config import InfinityConfig
 from nextset.systems.infinity.correction import corrected, strengths
-from nextset.systems.infinity.schedules import PIXELS, TABLE, Grid, Grids, Turns, nearest_ratio, schedule
+from nextset.systems.infinity.schedules import PIXELS, TABLE, Grid, Grids, nearest_ratio, schedule
 from nextset.text.condition import Text
 from nextset.text.words import WordEncoder
 from nextset.tokenizers.attached import Tokenized

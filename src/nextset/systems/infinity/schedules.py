@@ -19,7 +19,7 @@ from torch import Tensor
 from nextset.core.errors import NextsetError, nearest
 from nextset.core.plan import Plan
 from nextset.core.plans import scale_pyramid
-from nextset.nn.rope import angles, frequencies, turns
+from nextset.nn.rope import Turns, angles, frequencies, turns
 
 Grid = tuple[int, int]
 Rope = Literal["normalised", "plain", "resized"]
@@ -117,19 +117,6 @@ class Grids:
 def _cells(h: int, w: int) -> Tensor:
     """(y, x) of each cell in raster order: (h w, 2)."""
     return torch.cartesian_prod(torch.arange(h), torch.arange(w)).view(-1, 2)
-
-
-class Turns:
-    """Rotary tables of all slots of a plan. Not of any row: what selects rows leaves them alone."""
-
-    __slots__ = ("cos", "sin")
-
-    def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        self.cos, self.sin = cos, sin
-
-    def at(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) of the fed slots (n,)."""
-        return self.cos.index_select(0, slots), self.sin.index_select(0, slots)
 
 
 @functools.lru_cache(maxsize=64)

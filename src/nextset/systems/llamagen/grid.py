@@ -18,22 +18,9 @@ from torch import Tensor
 
 from nextset.core.plan import Plan
 from nextset.core.plans import raster
-from nextset.nn.rope import angles, frequencies, turns
+from nextset.nn.rope import Turns, angles, frequencies, turns
 
 Positions = Literal["grid", "grid_unit", "sequence"]
-
-
-class Turns:
-    """Rotary tables of all slots of a plan. Not of any row: what selects rows leaves them alone."""
-
-    __slots__ = ("cos", "sin")
-
-    def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        self.cos, self.sin = cos, sin
-
-    def at(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) of the fed slots (n,), each (n, d / 2)."""
-        return self.cos.index_select(0, slots), self.sin.index_select(0, slots)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,8 @@ from nextset.engine.guidance import Weights, alone, each_step
 from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
 from nextset.nn.llama import LlamaBlock, RMSNorm
-from nextset.systems.llamagen.grid import Grid, Positions, Turns
+from nextset.nn.rope import Turns
+from nextset.systems.llamagen.grid import Grid, Positions
 from nextset.systems.llamagen.prefix import Asked, ClassPrefix, TextPrefix
 from nextset.text.condition import Text
 from nextset.tokenizers.attached import Tokenized

@@ -35,6 +35,7 @@ from nextset.systems.var.orders import Raster, Scales
 from nextset.systems.var.progressive import newest_weight, progressive_stage
 from nextset.tokenizers.attached import Tokenized
 from nextset.tokenizers.multiscale import MultiScaleVQ
+from nextset.training.label_drop import drop_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,13 +271,9 @@ class Var(Tokenized):
         batch of sum_l w_l CE_l, w_l = 1/L of the full length, also while progressive training leaves scales out.
         """
         labels, codes = batch["labels"], batch["codes"]
-        if self.training and self.config.label_drop:
-            u = (
-                noise.of("label-drop")
-                .uniform(batch["index"], torch.zeros(1, dtype=torch.int64))[:, 0]
-                .to(labels.device)
-            )
-            labels = torch.where(u < self.config.label_drop, self.config.classes, labels)
+        if self.training:
+            c = self.config
+            labels = drop_labels(labels, batch["index"], noise.of("label-drop"), c.label_drop, c.classes)
         first, last, newest = self.part(step, batch.get("total_steps", 0))
         seen = codes
         if self.training and self.config.corruption:
