@@ -27,29 +27,33 @@ def scan(
     state before, zeros by default.
     """
     rows, length, heads, p = x.shape
-    n, size = b.shape[-1], min(chunk, length)
+    n, chunks = b.shape[-1], -(-length // chunk)
+    size = -(-length // chunks)  # all alike, so that little is padded
     x, dt, b, c = x.float(), dt.float(), b.float(), c.float()
-    pad = -length % size
+    pad = chunks * size - length
     if pad:  # steps of length 0: they neither decay nor add
         x, dt, b, c = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, pad)) for t in (x, dt, b, c))
-    x, dt, b, c = (t.unflatten(1, (-1, size)) for t in (x, dt, b, c))  # (rows, chunks, size, ...)
+    x, dt, b, c = (t.unflatten(1, (chunks, size)) for t in (x, dt, b, c))  # (rows, chunks, size, ...)
     grown = (dt * decay).cumsum(2)  # log of the decay since the chunk began, this step's included
     scaled = x * dt[..., None]
     # within a chunk: row t takes what column s <= t added, decayed since
-    between = grown.permute(0, 1, 3, 2)[..., :, None] - grown.permute(0, 1, 3, 2)[..., None, :]
+    by_head = grown.transpose(2, 3)
     causal = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
-    weights = between.masked_fill(~causal, -torch.inf).exp() * (c @ b.transpose(-1, -2))[:, :, None]
-    y = torch.einsum("rkhts,rkshp->rkthp", weights, scaled)
-    # what each chunk adds to the state by its end, and what the state before a chunk still gives to its rows
-    rest = (grown[:, :, -1:] - grown).exp()
-    added = torch.einsum("rksh,rkshp,rksn->rkhpn", rest, scaled, b)
-    whole = grown[:, :, -1].exp()
+    decayed = (by_head[..., :, None] - by_head[..., None, :]).masked_fill(~causal, -torch.inf).exp()
+    weights = decayed * (c @ b.transpose(-1, -2))[:, :, None]
+    y = (weights @ scaled.transpose(2, 3)).transpose(2, 3)
+    # what each chunk adds to the state by its end, and what the state before a chunk still gives to its rows: products of
+    # matrices over all channels of all heads at once, since B and C are the same for every head
+    rest = (grown[:, :, -1:] - grown).exp()[..., None] * scaled
+    added = (rest.flatten(3).transpose(2, 3) @ b).unflatten(2, (heads, p))
+    whole = grown[:, :, -1].exp()[..., None, None]
     state = x.new_zeros(rows, heads, p, n) if h is None else h.float()
     before = []
-    for k in range(x.shape[1]):
+    for k in range(chunks):
         before.append(state)
-        state = state * whole[:, k, :, None, None] + added[:, k]
-    y = y + torch.einsum("rkth,rkhpn,rktn->rkthp", grown.exp(), torch.stack(before, 1), c)
+        state = state * whole[:, k] + added[:, k]
+    given = c @ torch.stack(before, 1).flatten(2, 3).transpose(2, 3)
+    y = y + given.unflatten(3, (heads, p)) * grown.exp()[..., None]
     return y.flatten(1, 2)[:, :length], state
 
 
@@ -92,5 +96,6 @@ class Mamba2(nn.Module):
         decay = -self.A_log.float().exp()
         with torch.autocast(u.device.type, enabled=False):  # sums over many steps: float32 whatever the rest runs in
             y, state = scan(x, dt, decay, b, c, None if before is None else before[1])
-        y = (y + self.D.float()[:, None] * x.float()).flatten(2).to(u.dtype)
-        return self.out_proj(self.norm(y * F.silu(gate))), (tail, state)
+        y = (y + self.D.float()[:, None] * x.float()).flatten(2).to(u.dtype) * F.silu(gate)
+        normed = F.rms_norm(y, (self.inner,), self.norm.weight.to(y.dtype), self.eps)
+        return self.out_proj(normed), (tail, state)
