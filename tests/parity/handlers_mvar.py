@@ -8,7 +8,7 @@ from torch import Tensor
 from nextset.core.noise import Tape
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish
-from nextset.nn.attention import neighbourhood_attention
+from nextset.nn.neighbourhood import neighbourhood_attention
 from nextset.systems.mvar import MVar, MVarConfig
 from nextset.systems.var.convert import load_generator
 from nextset.tokenizers.multiscale import MultiScaleVQ

@@ -17,7 +17,8 @@ from nextset.core.errors import NextsetError
 from nextset.core.protocols import Extra
 from nextset.core.steps import Step
 from nextset.core.views import View
-from nextset.nn.attention import attention, neighbourhood_attention
+from nextset.nn.attention import attention
+from nextset.nn.neighbourhood import neighbourhood_attention
 
 
 class Nothing:
@@ -74,6 +75,9 @@ class _Store:
     k: Tensor
     v: Tensor
 
+    def __post_init__(self) -> None:
+        self.rows = self.k.flatten(0, 1), self.v.flatten(0, 1)  # the same storage: (branches * N, H, S, d) each
+
 
 class Full:
     """Keep everything that the plan keeps, in storage that is allocated once and addressed by slot.
@@ -123,9 +127,11 @@ class Full:
             )
             stored = torch.arange(view.end)
         else:
-            for t, x in ((store.k, k), (store.v, v)):
-                self._write(t, ctx, view, x)
-            keys, values = (self._read(t, ctx, view.end) for t in (store.k, store.v))
+            keys, values = (
+                self._through(t, rows, ctx, view, x) for t, rows, x in zip((store.k, store.v), store.rows, (k, v), strict=True)
+            )
+            if mask is None and self._valid is None and extra is None:
+                return attention(q, keys, values, None, scale)
             stored = torch.arange(view.end)
         if self._valid is not None:
             mask = self._restrict(mask, ctx, view, stored, q.shape[-2])
@@ -142,6 +148,17 @@ class Full:
         if lines == list(range(lines[0], lines[0] + len(lines))):
             return t[lines[0] : lines[0] + len(lines)].flatten(0, 1)[:, :, :end]
         return t[torch.tensor(lines, device=t.device)].flatten(0, 1)[:, :, :end]
+
+    def _through(self, t: Tensor, rows: Tensor, ctx: Any, view: View, x: Tensor) -> Tensor:
+        """Write fed rows x to their slots of t, and read what is offered to them. rows: t as rows."""
+        if ctx.span is None or view.start is None:
+            self._write(t, ctx, view, x)
+            return self._read(t, ctx, view.end)
+        first, count = ctx.span
+        if count != rows.shape[0]:
+            rows = rows.narrow(0, first, count)
+        rows.narrow(2, view.start, x.shape[2]).copy_(x.detach())
+        return rows if view.end == rows.shape[2] else rows.narrow(2, 0, view.end)
 
     def _write(self, t: Tensor, ctx: Any, view: View, x: Tensor) -> None:
         x = x.detach()
@@ -191,7 +208,7 @@ class Full:
     def select(self, rows: Tensor) -> None:
         """Entry i continues entry rows[i], in every branch."""
         for store in self._stores.values():
-            store.k, store.v = store.k.index_select(1, rows), store.v.index_select(1, rows)
+            store.__init__(store.k.index_select(1, rows), store.v.index_select(1, rows))  # type: ignore[misc]
         if self._valid is not None and self._stores:
             branches = next(iter(self._stores.values())).k.shape[0]
             self._valid = self._valid.unflatten(0, (branches, -1)).index_select(1, rows).flatten(0, 1)

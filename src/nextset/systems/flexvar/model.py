@@ -22,7 +22,6 @@ from nextset.core.noise import Noise
 from nextset.core.protocols import Job
 from nextset.core.update import Update
 from nextset.engine.guidance import alone, constant
-from nextset.nn.transformer import modulated_norm
 from nextset.systems.flexvar.orders import Flat, bar, filters_by_side, flat, ramp_by_side
 from nextset.systems.flexvar.sides import Pair, at_random, checked, for_size, for_steps, shaped
 from nextset.systems.var import Var, VarConfig
@@ -110,15 +109,11 @@ class FlexVar(Var):
         """The map at a side, by area averages: (h w, C)."""
         return F.interpolate(self.position, size=side, mode="area")[0].flatten(1).T
 
-    def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
-        """Resized code maps (R, n, D) -> hidden states (R, n, C). Scale 0 is made of the class instead."""
-        h = self.word(x.to(self.word.weight.dtype))
+    def placed(self, h: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """As VAR's, with positions of the sides that are fed, and nothing of a scale."""
         start = (cond.vector[:, None] + self.start).to(h.dtype)
         place = torch.cat([self.positions(s.shape[1:]) for s in ctx.step.steps])
-        h = torch.where((ctx.attr("scale") == 0)[:, None], start, h) + place.to(h.dtype)
-        for i, block in enumerate(self.blocks):
-            h = ctx.hook(f"blocks.{i}", block(h, cond.blocks[i], ctx, f"blocks.{i}"))
-        return modulated_norm(h, *cond.final, self.config.eps)
+        return torch.where((ctx.attr("scale") == 0)[:, None], start, h) + place.to(h.dtype)
 
     # ---- requests
 

@@ -37,7 +37,7 @@ from nextset.engine.guidance import alone
 from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
 from nextset.heads.scored import scored
-from nextset.nn.transformer import AdaptiveBlock, modulated_norm
+from nextset.nn.transformer import AdaptiveBlock
 from nextset.systems.hmar.schedule import Settled, make_schedule
 from nextset.systems.hmar.weights import token_weights
 from nextset.systems.var import Var, VarConfig
@@ -144,16 +144,11 @@ class Hmar(Var):
         if ctx.step.phase != REFINE:
             return super().trunk(x, cond.main, ctx)
         assert self.masked is not None and cond.refine is not None
-        channels, slot, scale = self.config.channels, ctx.attr("slot"), ctx.attr("scale")
+        channels = self.config.channels
         context, own, hidden = x.to(self.word.weight.dtype).split([channels, channels, 1], -1)
         h = self.word(context + own * (1 - hidden)) + hidden * self.masked.embedding
-        start = cond.refine.vector[:, None] + F.embedding(slot.clamp_max(self.first - 1), self.start[0])
-        place = F.embedding(slot, self.position[0]) + self.level(scale)
-        h = torch.where((scale == 0)[..., None], start.to(h.dtype), h) + place.to(h.dtype)
         blocks = [*self.blocks[: -len(self.masked.blocks)], *self.masked.blocks]
-        for i, block in enumerate(blocks):
-            h = ctx.hook(f"blocks.{i}", block(h, cond.refine.blocks[i], ctx, f"blocks.{i}"))
-        return modulated_norm(h, *cond.refine.final, self.config.eps)
+        return self.through(blocks, h, cond.refine, ctx)
 
     def head(self, step: Step, cond: Both) -> Softmax:  # type: ignore[override]
         if step.phase != REFINE:

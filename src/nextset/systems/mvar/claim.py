@@ -13,7 +13,8 @@ import torch
 
 from nextset.core.noise import Noise
 from nextset.judges.claims import Claim, Finding, Lab, at_least, counted, within
-from nextset.nn.attention import attention, neighbourhood_attention
+from nextset.nn.attention import attention
+from nextset.nn.neighbourhood import neighbourhood_attention
 from nextset.systems.mvar.model import MVar
 from nextset.systems.var import baseline as shared
 from nextset.systems.var.baseline import VAR, Arm, Baseline

@@ -38,10 +38,10 @@ class Scope:
     """How much is judged. guidance: values of which each arm takes its best. headline: pictures of its figures; parts of
     `part` of them are judged each against the training set, for the interval."""
 
-    guidance: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-    part: int = 2000
+    guidance: tuple[float, ...] = (0.0, 0.75, 1.5, 2.25, 3.0)
+    part: int = 1000
     parts: int = 5
-    headline: int = 10_000
+    headline: int = 5000
     curve_judges: tuple[str, ...] = ("rfd_z", "class_fidelity")
     headline_judges: tuple[str, ...] = ("rfd_z", "class_fidelity", "rfd", "pca64_fd", "memorisation")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -194,13 +194,20 @@ class Var(Tokenized):
 
     def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
         """Shrunken feature maps (R, n, D) -> hidden states (R, n, C). Scale 0 is made of the class instead."""
+        return self.through(self.blocks, self.word(x.to(self.word.weight.dtype)), cond, ctx)
+
+    def placed(self, h: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """Embedded rows (R, n, C) with the class in scale 0, and with position and scale added."""
         slot, scale = ctx.attr("slot"), ctx.attr("scale")
-        h = self.word(x.to(self.word.weight.dtype))
         start = cond.vector[:, None] + F.embedding(slot.clamp_max(self.first - 1), self.start[0])
         place = F.embedding(slot, self.position[0]) + self.level(scale)
         # in h's dtype: under autocast the residual stream is bfloat16, which halves the traffic of a CPU step
-        h = torch.where((scale == 0)[..., None], start.to(h.dtype), h) + place.to(h.dtype)
-        for i, block in enumerate(self.blocks):
+        return torch.where((scale == 0)[..., None], start.to(h.dtype), h) + place.to(h.dtype)
+
+    def through(self, blocks: Iterable[nn.Module], h: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """Embedded rows (R, n, C), set in their places and led through these blocks -> hidden states (R, n, C)."""
+        h = self.placed(h, cond, ctx)
+        for i, block in enumerate(blocks):
             h = ctx.hook(f"blocks.{i}", block(h, cond.blocks[i], ctx, f"blocks.{i}"))
         return modulated_norm(h, *cond.final, self.config.eps)
 
