@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from nextset.core.canvases import Drawn
+from nextset.core.entities import Entities, chain, entities
 from nextset.core.errors import NextsetError
-from nextset.core.latents import Latents, patchify, unpatchify
+from nextset.core.latents import Flowing, Latents, patchify, unpatchify
+from nextset.core.noise import Noise
 from nextset.core.steps import Step
 
 
@@ -68,3 +70,59 @@ def test_entries_move_together() -> None:
 def test_latents_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(NextsetError, match=r"but the canvas has \(2, 4, 3\); encode at the size of the model"):
         Latents(2, 4, 3).pin(torch.zeros(shape), torch.ones(4, dtype=torch.bool))
+
+
+# ---- on the way from noise to data
+
+
+def flowing(entries: int = 2) -> tuple[Flowing, Entities]:
+    of = entities("cell", 4)
+    return Flowing(entries, of.places, 3), of
+
+
+def test_every_token_begins_as_the_noise_of_its_image_and_position() -> None:
+    canvas, of = flowing()
+    canvas.begin(Noise(0), torch.tensor([5, 2]))
+    expected = Noise(0).of("begin").normal(torch.tensor([5, 2]), torch.arange(16), lanes=3)
+    assert torch.equal(canvas.codes(), expected) and torch.equal(canvas.noise, expected)
+    fed = canvas.input(chain(of, [(1.0,)] * 4).steps[2])  # the second cell: slots 4 to 7
+    assert torch.equal(fed, expected[:, [2, 3, 6, 7]])
+    assert not canvas.outlook.any(), "nothing to show yet"
+
+
+def test_given_tokens_are_fed_as_noisy_as_the_step_and_clean_at_level_0() -> None:
+    canvas, of = flowing()
+    values, mask = torch.randn(2, 16, 3), torch.zeros(16, dtype=torch.bool)
+    mask[[0, 5]] = True
+    canvas.pin(values, mask)
+    canvas.begin(Noise(0), torch.arange(2))
+    noisy, clean = chain(of, [(0.25,)] * 4).steps[:2]
+    fed = canvas.input(noisy)
+    torch.testing.assert_close(fed[:, [0, 3]], (0.75 * values + 0.25 * canvas.noise)[:, [0, 5]])
+    assert torch.equal(fed[:, [1, 2]], canvas.noise[:, [1, 4]])
+    assert torch.equal(canvas.input(clean)[:, [0, 3]], values[:, [0, 5]])
+    now, given = canvas.now(noisy)
+    assert torch.equal(now, fed) and given.tolist() == [[True, False, False, True]] * 2
+    canvas.write(noisy, Drawn(torch.full((2, 4, 3), 7.0), trace=torch.full((2, 4, 3), 9.0)))
+    assert torch.equal(canvas.codes()[:, [0, 5]], values[:, [0, 5]]) and bool((canvas.codes()[:, [1, 4]] == 7).all())
+    assert torch.equal(canvas.outlook[:, [0, 5]], values[:, [0, 5]]) and bool((canvas.outlook[:, [1, 4]] == 9).all())
+
+
+def test_levels_may_belong_to_images() -> None:
+    canvas, of = flowing()
+    values, times = torch.randn(2, 16, 3), torch.tensor([[0.0, 1, 0.5, 0.25], [1, 0, 0.75, 0.5]])
+    canvas.pin(values, torch.ones(16, dtype=torch.bool))
+    canvas.begin(Noise(0), torch.arange(2))
+    every = chain(of, [[t] for t in times.unbind(1)], noisy_context=True).all()
+    t = times.repeat_interleave(4, 1)[..., None]
+    expected = (1 - t) * values[:, of.places] + t * canvas.noise[:, of.places]
+    torch.testing.assert_close(canvas.input(every), expected)
+    torch.testing.assert_close(canvas.now(every)[0], expected)
+
+
+def test_noise_and_outlook_move_with_their_entry() -> None:
+    canvas, _ = flowing()
+    canvas.begin(Noise(0), torch.arange(2))
+    before = canvas.noise.clone()
+    canvas.select(torch.tensor([1, 1, 0]))
+    assert torch.equal(canvas.noise, before[[1, 1, 0]]) and canvas.outlook.shape == (3, 16, 3)

@@ -46,6 +46,19 @@ def test_numbers_do_not_depend_on_batch_order_or_what_was_drawn_before(kind: str
     assert torch.equal(draw(IMAGES, POSITIONS, lanes=7), draw(IMAGES, POSITIONS, lanes=9)[..., :7])
 
 
+@pytest.mark.parametrize("attempt", [3, torch.arange(8)])
+def test_several_purposes_at_once_are_those_of_each(attempt: int | torch.Tensor) -> None:
+    noise, purposes = Noise(3, "x"), ("step/0", "step/1", "y")
+    each = torch.stack([POSITIONS.roll(i) for i in range(8)])
+    for positions in (POSITIONS, each):
+        many = noise.normals(purposes, IMAGES, positions, attempt=attempt, lanes=5)
+        one_by_one = [noise.of(p).normal(IMAGES, positions, attempt=attempt, lanes=5) for p in purposes]
+        assert torch.equal(many, torch.stack(one_by_one))
+    tape = Tape({"a": torch.rand(8, 50, 2), "b": torch.rand(8, 50, 2)})
+    both = tape.normals(("b", "a"), IMAGES[:3], POSITIONS[:7], lanes=2)
+    assert torch.equal(both, torch.stack([tape.values[name][:3, :7] for name in "ba"]))
+
+
 def test_every_part_of_an_address_matters() -> None:
     base = Noise(3, "x")
     whole = base.uniform(IMAGES, POSITIONS)

@@ -11,7 +11,7 @@ from nextset.core.noise import Noise
 from nextset.core.steps import Step
 from nextset.engine.filters import temperature, top_k
 from nextset.heads.categorical import Categorical
-from nextset.heads.diffusion import Diffusion, Implicit, drawn_with
+from nextset.heads.diffusion import Diffused, Diffusion, drawn_with
 from nextset.nn.diffusion import cosine
 from tests.battery.common import Spy
 
@@ -33,12 +33,12 @@ def h() -> Tensor:
     return torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(1))  # two branches of two images
 
 
-def law(head: Diffusion, h: Tensor, weights: tuple[float, ...] = (2.0, -1.0), **how: object) -> Implicit:
+def law(head: Diffusion, h: Tensor, weights: tuple[float, ...] = (2.0, -1.0), **how: object) -> Diffused:
     chain = [drawn_with(**{"inner_steps": "4", **how})]  # type: ignore[arg-type]
     return head.dist((h,), STEP).guide(weights, len(weights)).filter(chain)
 
 
-def drawn(law: Implicit, noise: Noise | None = None, rows: slice = slice(None)) -> Tensor:
+def drawn(law: Diffused, noise: Noise | None = None, rows: slice = slice(None)) -> Tensor:
     return law.draw(noise or Noise(0), IMAGES[rows], POSITIONS[rows]).value
 
 
@@ -65,6 +65,24 @@ def test_weights_of_positions_and_of_one_branch(head: Diffusion, h: Tensor) -> N
     mixed = drawn(law(head, h, (torch.tensor([2.0, 1, 2]), torch.tensor([-1.0, 0, -1]))))  # type: ignore[arg-type]
     torch.testing.assert_close(mixed[:, ::2], same[:, ::2])
     torch.testing.assert_close(mixed[:, 1], drawn(law(head, h, (1.0, 0.0)))[:, 1])
+
+
+@pytest.mark.parametrize("numbers", [1, 40, 10**6])
+def test_noise_is_drawn_in_blocks_of_any_size(
+    head: Diffusion, h: Tensor, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = drawn(law(head, h))
+    calls: list[int] = []
+    normals = Noise.normals
+
+    def counted(self: Noise, purposes: list[str], *address: Tensor, **how: int) -> Tensor:
+        calls.append(len(purposes))
+        return normals(self, purposes, *address, **how)
+
+    monkeypatch.setattr("nextset.heads.diffusion._AHEAD", numbers)
+    monkeypatch.setattr(Noise, "normals", counted)
+    assert torch.equal(drawn(law(head, h)), whole)
+    assert calls == {1: [1, 1, 1], 40: [2, 1], 10**6: [3]}[numbers], "18 numbers a transition, and three that need them"
 
 
 @pytest.mark.parametrize("batch", [1, 5, 12, 1000])
@@ -127,8 +145,8 @@ def test_a_draw_says_what_it_was_made_of(head: Diffusion, h: Tensor) -> None:
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (lambda law: law.logp(torch.zeros(2, 3, 3)), "a diffusion head draws tokens without knowing how likely"),
-        (lambda law: law.raw, "a diffusion head draws tokens without knowing how likely"),
+        (lambda law: law.logp(torch.zeros(2, 3, 3)), "head draws tokens without knowing how likely"),
+        (lambda law: law.raw, "head draws tokens without knowing how likely"),
         (lambda law: law.filter([top_k(3)]), "top_k cannot be applied to a law of kind 'implicit'"),
         (lambda law: law.filter([temperature(0.5)]), "temperature cannot be applied to a law of kind 'implicit'"),
         (lambda law: law.filter([drawn_with("many")]), "inner steps are 'many'"),

@@ -21,11 +21,12 @@ from nextset.pipelines import Pipeline, TextPipeline, load
 from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
 from nextset.systems.llamagen.grid import Grid
 from nextset.text.condition import Text
+from nextset.text.words import WordsConfig
 from nextset.tokenizers.objective import ObjectiveConfig
 from nextset.tokenizers.vq import VQConfig, VQTokenizer
 from nextset.training.recipes import load_recipe
 from tests.battery.common import Tap
-from tests.battery.instances import instance
+from tests.battery.instances import instance, randomise
 from tests.tiny import tiny_tokenizer
 
 CLASSES = torch.tensor([3, 0, 1])
@@ -92,7 +93,7 @@ def test_one_forward_a_token_and_a_second_branch_only_where_it_is_guided() -> No
         "none": {"guidance_scale": 1.0},
         "below": {"guidance_scale": 0.5},
         "all": {"guidance_scale": 2.0},
-        "early": {"guidance_scale": 2.0, "guidance_steps": 4},
+        "early": {"guidance_scale": 2.0, "guidance_tokens": 4},
     }.items():
         job = model().job(CLASSES, **settings)  # type: ignore[arg-type]
         tap = Tap(job.network)
@@ -104,8 +105,8 @@ def test_one_forward_a_token_and_a_second_branch_only_where_it_is_guided() -> No
 
 def test_guidance_for_as_many_tokens_as_there_are_is_guidance() -> None:
     whole = made(model().job(CLASSES, guidance_scale=3.0))[1]
-    assert torch.equal(made(model().job(CLASSES, guidance_scale=3.0, guidance_steps=9))[1], whole)
-    assert not torch.equal(made(model().job(CLASSES, guidance_scale=3.0, guidance_steps=2))[1], whole)
+    assert torch.equal(made(model().job(CLASSES, guidance_scale=3.0, guidance_tokens=9))[1], whole)
+    assert not torch.equal(made(model().job(CLASSES, guidance_scale=3.0, guidance_tokens=2))[1], whole)
 
 
 def test_memory_is_what_was_counted() -> None:
@@ -185,8 +186,8 @@ def test_negative_texts() -> None:
         (
             "llamagen",
             CLASSES,
-            {"guidance_steps": -1},
-            "guidance_steps is -1, but must be at least 0; 0 guides every token",
+            {"guidance_tokens": -1},
+            "guidance_tokens is -1, but must be at least 0; 0 guides every token",
         ),
         ("llamagen", CLASSES, {"top_p": 2.0}, "top_p is 2.0"),
         ("llamagen:text", CLASSES, {}, "this model is asked with text, but was given Tensor"),
@@ -289,6 +290,54 @@ def test_a_dropped_condition_is_the_null_one_with_the_same_padding(kind: str) ->
     mixed = m.dropped(asked, torch.tensor([True, False, True, False]))
     assert torch.equal(mixed.condition[1::2], asked.condition[1::2].to(mixed.condition))
     assert torch.equal(mixed.condition[::2], m.prefix.without(asked).condition[::2])
+
+
+def with_words(**changes: Any) -> LlamaGen:
+    words = WordsConfig(words=("apple", "pear", "red"), width=8, depth=1, heads=2, length=4)
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "asked_with": "text",
+        "text_channels": 8,
+        "text_length": 4,
+        "words": words,
+        "condition_drop": 0.0,
+    }
+    config = model().config.replace(**{**sizes, **changes})
+    return randomise(LlamaGen(config, model().tokenizer))  # type: ignore[return-value]
+
+
+def test_words_are_trained_with_the_generator(tmp_path: Path) -> None:
+    m = with_words().train()
+    codes = instance("llamagen").batch(torch.arange(2))["codes"]  # type: ignore[misc]
+    batch = {"codes": codes, "captions": ["red pear", "apple"], "index": torch.arange(2)}
+    (update,) = m.updates(batch, 0, Noise(0))
+    update.loss.backward()
+    assert m.words is not None and all(p.grad is not None and p.grad.abs().sum() > 0 for p in m.words.parameters())
+    features = m.encode_prompts(batch["captions"])  # type: ignore[arg-type]
+    torch.testing.assert_close(loss_of(m, {**batch, "text": features, "captions": ["none"]}), update.loss.detach())
+    pipe = load(pretrained.save(tmp_path / "model", m.eval()))
+    assert pipe("red apple", n=2).tensors.shape == (2, 3, 6, 6)  # type: ignore[operator]
+    with pytest.raises(NextsetError, match="this model knows no word of the prompt 'plum'"):
+        pipe("plum")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("changes", [{"asked_with": "class"}, {"text_channels": 6}, {"text_length": 5}])
+def test_words_of_another_size_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(NextsetError, match=r"LlamaGenConfig\.words is"):
+        with_words(**changes)
+
+
+def test_learned_positions_are_a_row_for_each_slot_and_nothing_turns() -> None:
+    m = LlamaGen(model().config.replace(positions="learned"))
+    assert m.place is not None and m.place.shape == (1 + 9, 32) and 0.01 < float(m.place.detach().std()) < 0.03
+    assert m.prepare([CLASSES]).turns is None
+    randomise(m)
+    codes = torch.zeros(1, 9, dtype=torch.int64)
+    with torch.no_grad():
+        before = m.teacher_forced(codes, m.prefix.ask(CLASSES[:1]))
+        m.place[4] += 1.0  # of position 3, which is fed to predict position 4
+        after = m.teacher_forced(codes, m.prefix.ask(CLASSES[:1]))
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.allclose(before[:, 4], after[:, 4])
 
 
 def test_samples_that_do_not_count() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,13 @@ RULES = (("token.", "tok_embeddings."), ("prefix.embedding.", "cls_embedding.emb
 
 def released_generator(m: LlamaGen) -> dict[str, Tensor]:
     """Its weights under the authors' names."""
+    return renamed(m.state_dict())
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A generator's weights under the authors' names."""
     out = {}
-    for name, tensor in m.state_dict().items():
+    for name, tensor in state.items():
         for ours, theirs in RULES:
             name = name.replace(ours, theirs)
         out[name] = tensor

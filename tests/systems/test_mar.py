@@ -28,7 +28,7 @@ from nextset.systems.mar import Mar, MarConfig
 from nextset.systems.mar.convert import GENERATOR, components, load_generator
 from nextset.tokenizers.kl import KLAutoencoder, KLConfig
 from nextset.training.recipes import load_recipe
-from tests.battery.common import Tap
+from tests.battery.common import Tap, same
 from tests.battery.instances import instance, randomise
 
 IMAGES = torch.arange(3)
@@ -68,7 +68,7 @@ def test_an_image_is_the_same_at_any_batch_and_head_batch(batch: int, head_batch
     whole = made(images).codes()
     for rows in images.split(batch):
         part = made(rows, head_batch=head_batch).codes()
-        torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=1e-5)
+        assert same(part, whole[rows])
 
 
 @pytest.mark.parametrize("steps", [1, 4, 9])
@@ -170,6 +170,18 @@ def test_cast_weights_give_nearly_the_same_law_and_exact_tokens() -> None:
     assert laws[1].dtype == torch.float32 and (laws[1] - laws[0]).std() < 0.03 * laws[0].std()
     job = low.repaint(IMAGES[:1], torch.zeros(1, 3, 6, 6), torch.eye(3), steps=2, inner_steps="2")
     assert finish(Run.of(job, Noise(0))).dtype == job.canvas.codes().dtype == torch.float32
+
+
+def test_a_model_may_guess_its_tokens_instead() -> None:
+    m = randomise(Mar(model().config.replace(head="regression"), model().tokenizer), 0.1)
+    assert sum(p.numel() for p in m.parameters()) == sum(p.numel() for p in model().parameters())
+    made = [Run.of(m.job(IMAGES, steps=2), Noise(seed)) for seed in (0, 0)]  # type: ignore[operator]
+    pictures = [finish(run) for run in made]
+    assert torch.equal(*pictures) and bool((made[0].codes() != 0).all())
+    update = next(m.updates(moments(), 0, Noise(0)))  # type: ignore[operator]
+    assert torch.equal(update.loss, update.parts["mse"]) and not update.parts["bound"]
+    with pytest.raises(NextsetError, match="has no inner steps; leave head_steps out"):
+        finish(Run.of(m.job(IMAGES, steps=2, head_steps="5-2"), Noise(0)))  # type: ignore[operator]
 
 
 # ---- given tokens

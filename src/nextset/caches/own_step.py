@@ -43,5 +43,5 @@ def _apart(ctx: Any) -> bool:
     """Whether this forward joins steps that are blind to each other: nothing is kept, no rule is added, and no branch
     has a rule or padding of its own (else its mask is another object than the plan's)."""
     step, plan = ctx.step, ctx.plan
-    blind = len(step.steps) > 1 and plan.sees is None and not bool(step.keep.any())
+    blind = len(step.steps) > 1 and plan.sees is None and not step.keeps
     return blind and ctx.mask(stored=False) is plan.view(step, stored=False, device=ctx.device).mask

@@ -128,7 +128,8 @@ class Full:
             stored = torch.arange(view.end)
         else:
             keys, values = (
-                self._through(t, rows, ctx, view, x) for t, rows, x in zip((store.k, store.v), store.rows, (k, v), strict=True)
+                self._through(t, rows, ctx, view, x)
+                for t, rows, x in zip((store.k, store.v), store.rows, (k, v), strict=True)
             )
             if mask is None and self._valid is None and extra is None:
                 return attention(q, keys, values, None, scale)
@@ -141,6 +142,15 @@ class Full:
         return attention(q, keys, values, mask, scale)
 
     # ---- storage
+
+    @property
+    def whole(self) -> bool:
+        """Whether no row has forgotten anything."""
+        return self._valid is None
+
+    def sites(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Keys and values of every site that was attended at, (branches * N, H, S, d) each: the storage itself."""
+        return {site: store.rows for site, store in self._stores.items()}
 
     def _read(self, t: Tensor, ctx: Any, end: int) -> Tensor:
         """Stored rows of the memories that the running branches read: (rows, H, end, d), a view where possible."""

@@ -223,16 +223,28 @@ class ResidualPyramid:
 
 
 class Ids:
-    """Ids in raster order behind `conditions` slots, as `plans.raster` lays them out: slot T + k holds position k.
+    """Ids in raster order behind `conditions` slots: slot T + k holds position k, as `plans.raster` lays them out, or
+    position order[k] of all L, where they are fed in another order.
 
-    The input of a slot is the id that it holds, (N, n) int64; condition slots hold none, and get 0.
+    The input of a slot is the id that it holds, (N, n) int64; condition slots hold none, and get 0. by_table: a step may be
+    known by tensors alone, and ids stay where they are in memory while no graph needs them (`engine/static.py`).
     """
 
-    def __init__(self, entries: int, length: int, *, conditions: int = 1, device: torch.device | str = "cpu") -> None:
-        self.conditions = conditions
+    by_table = True
+
+    def __init__(
+        self,
+        entries: int,
+        length: int,
+        *,
+        conditions: int = 1,
+        order: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.conditions, self.order = conditions, order
         self.ids = torch.zeros(entries, length, dtype=torch.int64, device=device)
         self.given = torch.zeros(entries, length, dtype=torch.bool, device=device)
-        self._all_given = [False] * length
+        self._all_given, self._some_given = [False] * length, False
 
     def begin(self, noise: NoiseSource, images: Tensor) -> None:
         """Nothing: the first input is the condition."""
@@ -246,22 +258,34 @@ class Ids:
         mask = mask.to(self.given.device).expand_as(self.given)
         self.ids = torch.where(mask, values.to(self.ids), self.ids)
         self.given = self.given | mask
-        self._all_given = self.given.all(0).tolist()
+        self._all_given, self._some_given = self.given.all(0).tolist(), bool(self.given.any())
 
     def pinned(self, step: Step) -> bool:
         return all(self._all_given[p] for p in step.draw.tolist())
 
     def input(self, step: Step) -> Tensor:
-        held = (step.feed - self.conditions).to(self.ids.device)
-        return torch.where(held >= 0, self.ids[:, held.clamp_min(0)], 0)
+        fed = step.fed
+        if self.order is None and fed is not None and fed.start >= self.conditions:
+            return self.ids[:, fed.start - self.conditions : fed.stop - self.conditions]
+        held = (step.feed - self.conditions).clamp_min(0)
+        held = (held if self.order is None else self.order[held]).to(self.ids.device)
+        return torch.where((step.feed >= self.conditions).to(self.ids.device), self.ids[:, held], 0)
 
     def now(self, step: Step) -> tuple[Tensor, Tensor]:
-        return self.ids[:, step.draw], self.given[:, step.draw]
+        at = step.draw if step.drawn is None else step.drawn
+        return self.ids[:, at], self.given[:, at]
 
     def write(self, step: Step, drawn: Drawn) -> None:
         """Keep what was drawn, except where values were given."""
+        if step.drawn is not None and not self._some_given and not torch.is_grad_enabled():
+            self.ids[:, step.drawn] = drawn.value
+            return
         at = step.draw.to(self.ids.device)
-        self.ids = self.ids.index_copy(1, at, torch.where(self.given[:, at], self.ids[:, at], drawn.value))
+        value = torch.where(self.given[:, at], self.ids[:, at], drawn.value)
+        if torch.is_grad_enabled():
+            self.ids = self.ids.index_copy(1, at, value)
+        else:
+            self.ids.index_copy_(1, at, value)
 
     def codes(self) -> Tensor:
         """ids (N, L); those not yet drawn are 0 (or given)."""

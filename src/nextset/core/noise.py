@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ def _high_low(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
 
 
 def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox 4x32: four words < 2^32 (int64, broadcastable) and a key of two words -> four words."""
+    """Ten rounds of Philox 4x32: four words < 2^32 (int64, broadcastable) and a key of two words (numbers, or tensors that
+    broadcast with them) -> four words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -60,6 +61,17 @@ class Noise:
 
     def words(self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int = 1) -> Tensor:
         """32-bit words as int64: (N, m, lanes)."""
+        return self._words(images, positions, attempt, lanes, self.key)
+
+    @staticmethod
+    def _words(
+        images: Tensor,
+        positions: Tensor,
+        attempt: int | Tensor,
+        lanes: int,
+        key: tuple[int, int] | tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The words of a key, or of keys (k, 1, 1, 1): (N, m, lanes), or (k, N, m, lanes)."""
         device = images.device
         positions = positions.to(device)
         image = images.to(torch.int64)[:, None, None] & _MASK
@@ -70,7 +82,7 @@ class Noise:
         blocks = torch.arange((lanes + 3) // 4, device=device)
         shape = torch.broadcast_shapes(image.shape, position.shape, blocks.shape)
         four = philox(
-            (image.expand(shape), (tries & _MASK).expand(shape), position.expand(shape), blocks.expand(shape)), self.key
+            (image.expand(shape), (tries & _MASK).expand(shape), position.expand(shape), blocks.expand(shape)), key
         )
         return torch.stack(four, -1).flatten(-2)[..., :lanes]
 
@@ -85,12 +97,25 @@ class Noise:
         self, images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int | None = None
     ) -> Tensor:
         """Standard normal float32, the quantile of a 32-bit uniform: (N, m), or (N, m, lanes)."""
-        words = self.words(images, positions, attempt=attempt, lanes=lanes or 1)
-        device = words.device
-        if device.type == "mps":  # no float64 there: the CPU's numbers are used
-            words = words.cpu()
-        z = quantile((words.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32).to(device)
+        z = _normal(self.words(images, positions, attempt=attempt, lanes=lanes or 1))
         return z if lanes is not None else z[..., 0]
+
+    def normals(
+        self,
+        purposes: Sequence[str],
+        images: Tensor,
+        positions: Tensor,
+        *,
+        attempt: int | Tensor = 0,
+        lanes: int,
+    ) -> Tensor:
+        """The normal numbers of several purposes at once, bit by bit those of `of(purpose).normal(...)`: (k, N, m, lanes).
+
+        Few numbers cost as much as many: a loop that needs some at every turn asks for those of all its turns.
+        """
+        keys = torch.tensor([self.of(purpose).key for purpose in purposes], device=images.device)
+        first, second = keys.view(-1, 2, 1, 1, 1).unbind(1)
+        return _normal(self._words(images, positions, attempt, lanes, (first, second)))
 
     def permutation(self, n: int, index: int = 0) -> Tensor:
         """A random order of n things, int64 (n,): number `index` of this source."""
@@ -123,20 +148,33 @@ class Tape:
 
     normal = uniform
 
+    def normals(
+        self, purposes: Sequence[str], images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int
+    ) -> Tensor:
+        return torch.stack([self.of(p).normal(images, positions, attempt=attempt, lanes=lanes) for p in purposes])
+
 
 def categorical(probs: Tensor, u: Tensor) -> Tensor:
     """Inverse-CDF draw: id = count(cumsum(p) <= u), ids ascending, never behind the last id with p > 0.
 
     probs (..., V) float32 after all filters, u (...) in [0, 1) -> ids (...) int64. Waits for nothing.
     """
-    v = probs.shape[-1]
-    ids = (probs.cumsum(-1) <= u[..., None]).sum(-1)
-    # cumsum may end below 1 by rounding: a u above it must not fall on a removed id
-    last = v - 1 - (probs > 0).flip(-1).to(torch.uint8).argmax(-1)
-    return torch.minimum(ids, last)
+    mass = probs.cumsum(-1)
+    ids = torch.searchsorted(mass, u[..., None].to(mass.dtype).contiguous(), right=True)
+    # the sum may end below 1 by rounding: a u above it must not fall on a removed id, but on the last one that adds to it
+    return torch.minimum(ids, torch.searchsorted(mass, mass[..., -1:].contiguous())).squeeze(-1)
 
 
 # ---- normal quantile
+
+
+def _normal(words: Tensor) -> Tensor:
+    """Standard normal float32 of 32-bit words."""
+    device = words.device
+    if device.type == "mps":  # no float64 there: the CPU's numbers are used
+        words = words.cpu()
+    return quantile((words.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32).to(device)
+
 
 _A = (
     3.3871328727963666080,

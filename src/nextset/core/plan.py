@@ -143,6 +143,24 @@ class Plan:
         values = {name: value[slot] for name, value in self.slots.items()}
         return values | {"slot": slot, "step": step, "level": torch.zeros(slot.shape[-1]) if level is None else level}
 
+    def attribute(self, step: Step, name: str, device: torch.device | str = "cpu") -> Tensor:
+        """An attribute of the fed rows of a forward: (n,), or (images, n) where images differ. Made once per step object."""
+        key = (step, name, device)
+        if key not in self._asked:
+            self._asked[key] = self.attributes(step.feed, step.own, step.level)[name].to(device)
+        return self._asked[key]
+
+    def has(self, step: Step, name: str, value: int) -> bool:
+        """Whether any fed row of a forward has this value of an attribute."""
+        key = (step, name, value)
+        if key not in self._asked:
+            self._asked[key] = bool((self.attribute(step, name) == value).any())
+        return self._asked[key]
+
+    @cached_property
+    def _asked(self) -> dict[Any, Any]:
+        return {}
+
     def visible(self, q: Rows, k: Rows, sees: Sees | None = None) -> Tensor:
         """The one mask rule: bool (..., n_q, n_k), True where query row a may see key row b.
 

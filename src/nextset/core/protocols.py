@@ -52,6 +52,10 @@ class Context(Protocol):
         """A slot attribute of the fed rows: (n,), or (rows, n) where orders differ by image."""
         ...
 
+    def has(self, name: str, value: int) -> bool:
+        """Whether any fed slot has that value of an attribute. A fact of the plan: asking waits for nothing."""
+        ...
+
     def hook(self, site: str, h: Tensor) -> Tensor:
         """Let controllers read or change h; returns it as it goes on."""
         ...
@@ -130,13 +134,30 @@ class Network(Protocol):
     def head(self, step: Step, cond: Any) -> Any: ...
 
 
+class Ground(Protocol):
+    """A map of the ground: square pictures of any place and size, north up. Angles in degrees, lengths in metres.
+
+    start: (lat, lon, side) of the square that is searched. native_mpp: metres per pixel of its finest pictures. A map may
+    also have `covers(lat (N,), lon (N,)) -> bool (N,)`, which places it shows; without it, it shows all.
+    """
+
+    @property
+    def start(self) -> tuple[float, float, float]: ...
+    @property
+    def native_mpp(self) -> float: ...
+
+    def view(self, lat: Tensor, lon: Tensor, side_m: Tensor, pixels: int) -> Tensor:
+        """Pictures float32 (N, 3, pixels, pixels) in [-1, 1] of the squares with these centres and sides, float64 (N,)."""
+        ...
+
+
 @dataclasses.dataclass
 class Job:
     """One request, ready to run: a system's own choices, as values.
 
     weights(step) -> one weight per branch (a number, or (m,)); 0 = not needed for this step's draw.
     filters(step) -> the chain that the law goes through before the draw.
-    finish(canvas) -> images (N, 3, H, W) in [-1, 1], of whatever the canvas holds so far.
+    finish(canvas) -> images (N, 3, H, W) in [-1, 1], or whatever else the system finds, of what the canvas holds so far.
     cache: name of the memory policy that it needs; None: whatever the caller likes. controllers: those that belong to it;
     the caller's come after them.
     """
@@ -147,7 +168,7 @@ class Job:
     branches: tuple[Branch, ...]
     weights: Callable[[Step], Sequence[float | Tensor]]
     filters: Callable[[Step], Sequence[Filter]]
-    finish: Callable[[Canvas], Tensor]
+    finish: Callable[[Canvas], Any]
     entries: int
     cache: str | None = None
     controllers: tuple[Any, ...] = ()

@@ -17,3 +17,14 @@ class ImageSpec:
     size: tuple[int, int]
     lanes: int | None = None
     patch: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoSpec(ImageSpec):
+    """A video tokenizer: besides, frames of a clip, and the (t, h, w) in which its tokens are laid out for generators.
+
+    downsampling: pixels of a frame over a column of that layout.
+    """
+
+    frames: int
+    grid: tuple[int, int, int]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -81,6 +82,26 @@ class Step:
         """Number of fed rows."""
         return self.feed.shape[-1]
 
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether any of its rows stays for later steps."""
+        return bool(self.keep.any())
+
+    @cached_property
+    def reads_own_rows(self) -> bool:
+        """Whether every fed row predicts the position of its own rank, so that nothing needs gathering."""
+        return self.read.shape == (self.rows, 1) and bool((self.read[:, 0] == torch.arange(self.rows)).all())
+
+    @cached_property
+    def fed(self) -> slice | None:
+        """The fed slots where they are consecutive and one order serves all images, else None."""
+        return _run(self.feed)
+
+    @cached_property
+    def drawn(self) -> slice | None:
+        """The drawn positions where they are consecutive and one order serves all images, else None."""
+        return _run(self.draw)
+
     @classmethod
     def joined(cls, parts: tuple[Step, ...]) -> Step:
         """Several single steps as one forward, in the given order."""
@@ -106,6 +127,14 @@ class Step:
             shape=None,
             parts=parts,
         )
+
+
+def _run(places: Tensor) -> slice | None:
+    """Consecutive rising places (n,) as a slice, else None."""
+    if places.dim() != 1 or not len(places):
+        return None
+    first, end = int(places[0]), int(places[0]) + len(places)
+    return slice(first, end) if torch.equal(places, torch.arange(first, end)) else None
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,1 +1,1 @@
-"""The one loop: look, advance, run; contexts, controllers, filters, guidance. Imports core, nn, heads, caches."""
+"""The one loop: look, advance, run; contexts, controllers, filters, guidance, beams. Imports core, nn, heads, caches."""

@@ -47,7 +47,12 @@ class Context:
         self.lines = [owners.index(i) if i in owners else None for i in active]
         self._append = None in self.lines
         self._rules = [branches[i].sees for i in active]
+        # the rows of a store that the running branches read, where they lie side by side
+        first, count = self.memories[0], len(active)
+        side_by_side = self.memories == list(range(first, first + count))
+        self.span = (first * entries, count * entries) if side_by_side else None
         self._attributes: dict[str, Tensor] = {}
+        self._views: dict[bool, View] = {}
         self._masks: dict[tuple[bool, bool], Tensor | None] = {}
         self._hidden = [branches[i].hidden for i in active]
 
@@ -68,9 +73,12 @@ class Context:
 
     def attr(self, name: str) -> Tensor:
         if name not in self._attributes:
-            values = self.plan.attributes(self.step.feed, self.step.own, self.step.level)[name].to(self.device)
+            values = self.plan.attribute(self.step, name, self.device)
             self._attributes[name] = values if values.dim() == 1 else values.repeat(len(self.active), 1)
         return self._attributes[name]
+
+    def has(self, name: str, value: int) -> bool:
+        return self.plan.has(self.step, name, value)
 
     def hook(self, site: str, h: Tensor) -> Tensor:
         for hook in self.hooks:
@@ -82,7 +90,7 @@ class Context:
         return None if any(s is None for s in kept) else cat_rows(kept)
 
     def keep(self, site: str, state: Any) -> None:
-        if not bool(self.step.keep.any()):
+        if not self.step.keeps:
             return
         for i, line in enumerate(self.lines):
             if line is not None:  # a branch that reads another's memory writes nothing
@@ -102,7 +110,9 @@ class Context:
     def view(self, append: bool = False) -> View:
         """How a store addressed by slot serves this forward. append: as if the fed rows followed it, for policies with a
         layout of their own, which gather columns of the mask by the slots that they hold."""
-        return self.plan.view(self.step, append=append or self._append, device=self.device)
+        if append not in self._views:
+            self._views[append] = self.plan.view(self.step, append=append or self._append, device=self.device)
+        return self._views[append]
 
     def mask(self, stored: bool = True, append: bool = False) -> Tensor | None:
         """The mask over the view's keys, or over the fed rows alone when nothing is stored; None when all is seen."""

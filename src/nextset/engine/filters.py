@@ -7,6 +7,7 @@ anything runs. Removed ids get logit -inf. Order matters and is the system's: VA
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.protocols import Filter
@@ -75,6 +76,16 @@ def top_p(p: float) -> Filter:
     return apply
 
 
+def only(allowed: Tensor) -> Filter:
+    """Keep the ids where allowed, bool (N, m, V) or whatever broadcasts to it, is True; each position must have one."""
+
+    def apply(dist: object) -> Categorical:
+        law = _law(dist, "only")
+        return law.replace(law.logits.masked_fill(~allowed.to(law.logits.device), -torch.inf))
+
+    return apply
+
+
 def smooth(ratio: float) -> Filter:
     """Draw a mixture of codes instead of one, softer at small `ratio` in [0, 1] (the place of the scale in the plan).
 
@@ -87,6 +98,6 @@ def smooth(ratio: float) -> Filter:
 
 def chain(top_k_value: int = 0, top_p_value: float = 0.0, temperature_value: float = 1.0) -> list[Filter]:
     """temperature, then top-k, then top-p; filters that are off are left out."""
-    filters = [temperature(temperature_value), top_k(top_k_value, sort=True), top_p(top_p_value)]
     on = [temperature_value != 1, top_k_value != 0, top_p_value not in (0, 1)]
+    filters = [temperature(temperature_value), top_k(top_k_value, sort=on[2]), top_p(top_p_value)]
     return [f for f, used in zip(filters, on, strict=True) if used]

@@ -16,11 +16,14 @@ from torch import Tensor
 from nextset.caches.policies import make_policy
 from nextset.core.canvases import Drawn
 from nextset.core.events import Done, Event, Preview, StepDone
+from nextset.core.noise import Noise
 from nextset.core.protocols import Dist, Job, NoiseSource, Policy
 from nextset.core.rows import expand, map_rows, rows_of
 from nextset.core.steps import Step
+from nextset.engine.ahead import Ahead
 from nextset.engine.context import Context
 from nextset.engine.controllers import Controller
+from nextset.engine.static import Backend, Static
 
 
 @dataclasses.dataclass
@@ -47,6 +50,11 @@ class Run:
     # what recurrent layers of the last forward would keep: a look alone must leave no trace
     pending: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
+    _active: dict[Step, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    _draws: NoiseSource | None = None
+    # a backend of torch.compile, or "none" for the body as it is: steps that share a body run by it (`engine/static.py`)
+    compile: Backend | None = None
+    _static: Static | None = None
 
     @classmethod
     def of(
@@ -58,14 +66,17 @@ class Run:
         cache: str | Policy | None = None,
         controllers: Sequence[Controller] = (),
         skip_pinned: bool = True,
+        compile: Backend | bool | None = None,
     ) -> Run:
         """A run at its first step. cache: a policy or its name; by default the job's, or "full" where the plan keeps
-        anything and "none" where it does not."""
+        anything and "none" where it does not. compile: run steps of equal shape by one compiled body (True, or the name of a
+        backend); refused where the request has what a body cannot do."""
         images = torch.arange(job.entries) if images is None else images
         if cache is None:
-            cache = job.cache or ("full" if any(bool(s.keep.any()) for s in job.plan.steps) else "none")
+            cache = job.cache or ("full" if any(s.keeps for s in job.plan.steps) else "none")
         policy = make_policy(cache) if isinstance(cache, str) else cache
         run = cls(job, noise, images, policy, (*job.controllers, *controllers), skip_pinned=skip_pinned)
+        run.compile = "inductor" if compile is True else compile or None
         run.cond = job.network.prepare([b.condition for b in job.branches])
         job.canvas.begin(noise, images)
         return run
@@ -74,17 +85,25 @@ class Run:
 
     def active(self, step: Step) -> tuple[int, ...]:
         """Branches that run now: those with weight, and those that keep what a later step with weight will read."""
+        if step in self._active:
+            return self._active[step]
         branches = self.job.branches
         now = [b.always or any(_weighs(self.job.weights(s)[i]) for s in step.steps) for i, b in enumerate(branches)]
-        if all(now):
-            return tuple(range(len(branches)))
-        remembers = bool(step.keep.any()) and self.policy.remembers
+        remembers = step.keeps and self.policy.remembers
         for b, branch in enumerate(branches):
             if not now[b] and remembers and branch.memory is None:
                 readers = [i for i, r in enumerate(branches) if r.reads == branch.name]
                 later = self.job.plan.steps[step.index + 1 :]
                 now[b] = any(_weighs(self.job.weights(s)[i]) for s in later for i in readers)
-        return tuple(b for b in range(len(branches)) if now[b])
+        self._active[step] = tuple(b for b in range(len(branches)) if now[b])
+        return self._active[step]
+
+    def draws(self) -> NoiseSource:
+        """The numbers that draws are made with."""
+        if self._draws is None:
+            source = self.noise.of("draw")
+            self._draws = Ahead(source, self.job.plan) if isinstance(source, Noise) else source
+        return self._draws
 
     def condition(self, active: tuple[int, ...]) -> Any:
         """The prepared condition of some branches."""
@@ -108,7 +127,10 @@ class Run:
         every = (torch.arange(branches)[:, None] * old + rows.cpu()).reshape(-1)
         self.cond = map_rows(lambda t: t.index_select(0, every.to(t.device)), self.cond)
         self.states = map_rows(lambda t: t.index_select(0, rows.to(t.device)), self.states)
+        self.pending = map_rows(lambda t: t.index_select(0, rows.to(t.device)), self.pending)
         self._some.clear()
+        self._active.clear()
+        self._draws = self._static = None
         self.images = self.images[rows.cpu()]
         if isinstance(self.attempt, Tensor):
             self.attempt = self.attempt[rows.cpu()]
@@ -123,7 +145,7 @@ class Run:
         for step in self.job.plan.steps[self.cursor :]:
             silent = not step.draw.shape[-1]
             given = self.skip_pinned and not silent and self.job.canvas.pinned(step)
-            if given and not bool(step.keep.any()):
+            if given and not step.keeps:
                 continue
             parts.append(step)
             if not given and not (silent and step.ahead):
@@ -175,7 +197,7 @@ def look(
     device = taps[0].device
     drawing = [s for s in step.steps if s.draw.shape[-1]]
     at_read = tuple(
-        tap if _own(step) else tap.index_select(1, step.read[:, i].clamp_min(0).to(device))
+        tap if step.reads_own_rows else tap.index_select(1, step.read[:, i].clamp_min(0).to(device))
         for i, tap in enumerate(taps)
     )
     dist = job.network.head(step, run.condition(active)).dist(at_read, step, job.canvas.now(step))
@@ -192,11 +214,6 @@ def look(
 
 def _weighs(weight: float | Tensor) -> bool:
     return bool((weight != 0).any()) if isinstance(weight, Tensor) else weight != 0
-
-
-def _own(step: Step) -> bool:
-    """True when every fed row predicts the position of its own rank, so that nothing needs gathering."""
-    return step.read.shape == (step.rows, 1) and bool((step.read[:, 0] == torch.arange(step.rows)).all())
 
 
 def _spread(weights: Sequence[float | Tensor], steps: Sequence[Step], device: torch.device) -> float | Tensor:
@@ -221,15 +238,17 @@ def following(run: Run) -> Step | None:
 
 def advance(run: Run, step: Step, taps: tuple[Tensor, ...] | None = None) -> Drawn | None:
     """Look, draw, write, remember, move the cursor on. A step that draws nothing only runs the trunk. taps: see `look`."""
-    drawn: Drawn | None = None
-    if not step.draw.shape[-1]:
+    drawn = _by_body(run, step) if run.compile and taps is None else None
+    if drawn is not None:
+        pass
+    elif not step.draw.shape[-1]:
         if taps is None:
             forward(run, step, run.active(step))
     else:
         dist = look(run, step, taps=taps)
         for c in run.controllers:
             dist = c.on_dist(run, step, dist)
-        drawn = dist.draw(run.noise.of("draw"), run.images, step.draw, run.attempt)
+        drawn = dist.draw(run.draws(), run.images, step.draw, run.attempt)
         for c in run.controllers:
             drawn = c.on_draw(run, step, drawn)
         run.job.canvas.write(step, drawn)
@@ -238,6 +257,17 @@ def advance(run: Run, step: Step, taps: tuple[Tensor, ...] | None = None) -> Dra
     run.cursor = step.index + 1
     for c in run.controllers:
         c.after(run, step, drawn)
+    return drawn
+
+
+def _by_body(run: Run, step: Step) -> Drawn | None:
+    """The whole step by the body that it shares with others; None where it has none."""
+    if run._static is None:
+        run._static = Static(run, run.compile or "none")
+    drawn = run._static.draw(run, step)
+    if drawn is not None:
+        run.forwards += 1
+        run.pending, run.running = {}, step
     return drawn
 
 

@@ -163,6 +163,9 @@ class Shared:
                 self._attributes[name] = self.lines.pack([t.expand(s) for t, s in zip(values, sizes, strict=True)])
         return self._attributes[name]
 
+    def has(self, name: str, value: int) -> bool:
+        return any(ctx.has(name, value) for ctx in self.contexts)
+
     def hook(self, site: str, h: Tensor) -> Tensor:
         if not any(ctx.hooks for ctx in self.contexts):
             return h

@@ -16,6 +16,7 @@ from nextset.core.canvases import Drawn
 from nextset.core.noise import categorical
 from nextset.core.protocols import Filter, NoiseSource
 from nextset.core.steps import Step
+from nextset.nn.linear import linear
 
 
 class Categorical:
@@ -128,5 +129,5 @@ class Softmax(nn.Module):
     def logits(self, h: Tensor) -> Tensor:
         """(..., C) -> float32 (..., V) or (..., D, V). Weights stay float32 when a model is cast; under autocast, as in training, the
         product runs in its dtype."""
-        out = torch.nn.functional.linear(h.float(), self.weight, self.bias).float()
+        out = linear(h.float(), self.weight, self.bias).float()
         return out if self.factors is None else out.unflatten(-1, (self.factors, self.vocabulary))

@@ -1,14 +1,13 @@
-"""The implicit law over continuous tokens, and the head that draws each token by a small diffusion network.
+"""The head that draws each continuous token by a small diffusion network, given its hidden state, and its law.
 
-The law has no density that could be asked for, only draws. Guidance is remembered and folded in at every inner call of
-the network; what a filter may change is how it is drawn (`drawn_with`). Noise belongs to (image, position, inner step).
+What a filter may change is how the law is drawn (`drawn_with`).
 Source: arXiv 2406.11838, section 3.2; sheet `mar`, Head net and Sampling.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -19,99 +18,63 @@ from nextset.core.canvases import Drawn
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.protocols import Filter, NoiseSource
 from nextset.core.steps import Step
+from nextset.heads.implicit import HEAD_BATCH, Implicit
 from nextset.nn.diffusion import STEPS, Process, cosine
 
 _FEATURES = 256  # of a time step
-_LEAST = 16
-HEAD_BATCH = 8192
+_LEAST = 8  # rows: at 16 an image alone would pay for as many again
+_AHEAD = 2**16  # numbers of noise in a block
 
 
-class Implicit:
-    """Law of m tokens that are independent given their hidden states, known by its draws alone.
+class Diffused(Implicit):
+    """Law of m tokens that are independent given their hidden states, each drawn by a chain of denoising steps.
 
-    hidden: (branches * N, m, D) before `guide`, then (branches, N, m, D), float32. weights: (branches, m), None before.
-    process, temperature (m,) and batch: how it is drawn, see `drawn_with`.
+    process, temperature (m,): how it is drawn, see `drawn_with`. Guidance sums the predicted noise; the variance is that of
+    the first branch.
     """
 
-    kind = "implicit"
+    parts = (*Implicit.parts, "process", "temperature")
 
     def __init__(
-        self,
-        net: TokenDenoiser,
-        hidden: Tensor,
-        process: Process,
-        weights: Tensor | None = None,
-        temperature: Tensor | None = None,
-        batch: int = HEAD_BATCH,
+        self, net: TokenDenoiser, hidden: Tensor, process: Process, temperature: Tensor | None = None, **base: Any
     ) -> None:
-        self.net, self.hidden, self.process, self.weights, self.batch = net, hidden, process, weights, batch
+        super().__init__(net, hidden, **base)
+        self.process = process
         self.temperature = torch.ones(hidden.shape[-2]) if temperature is None else temperature
 
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some of its parts changed."""
-        return type(self)(**{**{name: getattr(self, name) for name in _PARTS}, **changes})
+    def by_position(self) -> dict[str, tuple[Tensor, int]]:
+        return {**super().by_position(), "temperature": (self.temperature, 0)}
 
-    def guide(self, weights: Sequence[float | Tensor], branches: int) -> Self:
-        """Remember the weight of each branch, numbers or (m,): the predicted noise will be their sum, and the variance
-        that of the first branch."""
-        m = self.hidden.shape[-2]
-        table = torch.stack([torch.as_tensor(w, dtype=torch.float32).cpu().expand(m) for w in weights])
-        return self.replace(hidden=self.hidden.unflatten(0, (branches, -1)), weights=table)
-
-    def filter(self, chain: Sequence[Filter]) -> Self:
-        law = self
-        for f in chain:
-            law = f(law)
-        return law
-
-    def split(self, sizes: Sequence[int]) -> list[Self]:
-        """The laws of consecutive groups of positions."""
-        groups = zip(*(t.split(list(sizes), axis) for t, axis in self._by_position()), strict=True)
-        return [self.replace(hidden=h, temperature=t, weights=w) for h, t, w in groups]
-
-    def join(self, parts: Sequence[Self]) -> Self:
-        """The law of all groups again, drawn in the steps of the last."""
-        each = zip(*(part._by_position() for part in parts), strict=True)
-        h, t, w = (torch.cat([tensor for tensor, _ in group], group[0][1]) for group in each)
-        return parts[-1].replace(hidden=h, temperature=t, weights=w)
-
-    def _by_position(self) -> list[tuple[Tensor, int]]:
-        """Every tensor that has positions, and on which axis; only guided laws are split and joined."""
-        assert self.weights is not None
-        return [(self.hidden, 2), (self.temperature, 0), (self.weights, 1)]
-
-    def logp(self, value: Tensor) -> Tensor:
-        raise NextsetError(
-            "a diffusion head draws tokens without knowing how likely they are, so that nothing can be ranked by it; use candidates=1"
-        )
-
-    @property
-    def raw(self) -> Tensor:
-        """A law of ids has logits here; this one has none, and says so as `logp` does."""
-        return self.logp(self.hidden)
+    def inner(self, steps: int) -> Self:
+        return self.replace(process=cosine(str(steps)))
 
     @torch.no_grad()
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:
-        """One token (C,) a position. images (N,), positions (m,) or (N, m) address the noise; its lanes are channels.
+        """See `Implicit.draw`. Transition i has the purpose `step/i` under that of the first noise.
 
-        Transition i has the purpose `step/i` under that of the first noise. trace: a `nn.diffusion.Trace` (N, m, C);
-        h: hidden states of the first branch.
+        trace: a `nn.diffusion.Trace` (N, m, C); h: hidden states of the first branch.
         """
         assert self.weights is not None, "guide comes before draw"
         device = self.hidden.device
         weights = self.weights.to(device)[:, None, :, None]
         condition = self.net.condition(self.hidden)
 
-        def normal(source: NoiseSource) -> Tensor:
-            return source.normal(images, positions, attempt=attempt, lanes=self.net.channels).to(device)
+        first = noise.normal(images, positions, attempt=attempt, lanes=self.net.channels).to(device)
+
+        @lru_cache(maxsize=1)
+        def block(i: int) -> Tensor:
+            turns = range(i * ahead, min((i + 1) * ahead, len(self.process.timesteps) - 1))
+            purposes = [f"step/{j}" for j in turns]
+            return noise.normals(purposes, images, positions, attempt=attempt, lanes=self.net.channels).to(device)
 
         def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             out = self._rows(x.expand(len(weights), *x.shape), t, condition)
             epsilon, v = out.chunk(2, -1)
             return (epsilon * weights).sum(0), v[0]
 
+        ahead = max(_AHEAD // first.numel(), 1)  # transitions whose noise is drawn at once
         value, trace = self.process.sample(
-            normal(noise), predict, lambda i: normal(noise.of(f"step/{i}")), self.temperature.to(device)[:, None]
+            first, predict, lambda i: block(i // ahead)[i % ahead], self.temperature.to(device)[:, None]
         )
         return Drawn(value, h=self.hidden[0], trace=trace)
 
@@ -124,24 +87,21 @@ class Implicit:
 
 
 def _filled(rows: Tensor) -> Tensor:
-    """At least 16 rows: products of very few take other paths in the libraries of matrices and round otherwise, which the
+    """At least 8 rows: products of very few take other paths in the libraries of matrices and round otherwise, which the
     first inner steps, where x_0 is a noisy x divided by nearly nothing, would make visible."""
     return F.pad(rows, (0, 0, 0, max(_LEAST - len(rows), 0)))
 
 
-_PARTS = ("net", "hidden", "process", "weights", "temperature", "batch")
-
-
 def drawn_with(inner_steps: str = "100", temperature: float = 1.0, batch: int = HEAD_BATCH) -> Filter:
-    """How an implicit law is drawn: in which steps of its process (`nn.diffusion.respacing`), with how much of the noise
+    """How a law is drawn: in which steps of its process (`nn.diffusion.respacing`), with how much of the noise
     that is injected between them (the first noise is never scaled), and how many rows at a time (which changes nothing
     but memory)."""
     check_range("temperature", temperature, 0, 10, remedy="1 leaves the law as it is")
     check_range("head_batch", batch, 1, remedy="it is a number of rows")
     process = cosine(str(inner_steps))
 
-    def apply(law: Any) -> Implicit:
-        if not isinstance(law, Implicit):
+    def apply(law: Any) -> Diffused:
+        if not isinstance(law, Diffused):
             raise NextsetError(f"inner steps cannot be given to a law of kind {law.kind!r}; leave them out")
         level = torch.full((law.hidden.shape[-2],), float(temperature))
         return law.replace(process=process, temperature=level, batch=batch)
@@ -210,9 +170,9 @@ class Diffusion(nn.Module):
         super().__init__()
         self.net = TokenDenoiser(width, channels, depth, hidden)
 
-    def dist(self, h: tuple[Tensor, ...], step: Step, now: Any = None) -> Implicit:
+    def dist(self, h: tuple[Tensor, ...], step: Step, now: Any = None) -> Diffused:
         """h: one tap (rows, m, D) -> the law of the m tokens, drawn in 100 steps unless a filter says otherwise."""
-        return Implicit(self.net, h[0].float(), cosine("100"))
+        return Diffused(self.net, h[0].float(), cosine("100"))
 
     def loss(
         self, h: Tensor, target: Tensor, noise: NoiseSource, images: Tensor, positions: Tensor, repeats: int = 1

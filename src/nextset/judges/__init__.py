@@ -13,7 +13,9 @@ memorisation  nearest pictures of the training set      search        the same o
 fidelity      a small classifier                        instruments   classifiers in files, with their own accuracy
 attributes    what a picture of an emoji shows          wear          pictures as if a tokenizer had worn them
 shares        shares with intervals                     sealed        trained judges, one file each
+places        how well photos are located               calibration   whether probabilities are true
 claims        what a miniature claim says, and how it ended
+arms          the models that a claim compares: best guidance, figures, costs
 
 None of these is FID, IS or LPIPS, and none is called so. May import everything below systems; imports core and data, and
 knows no trainer and no model but the classifier that it trains itself. Pictures enter as uint8 (N, H, W, 3), in parts.

@@ -167,6 +167,28 @@ def no_greater(
     return Finding(what, metric, means, f"{a} <= {times}{b}", outcome, (low, high), note)
 
 
+def clearly_less(
+    what: str,
+    metric: str,
+    arms: tuple[str, str],
+    pairs: Sequence[tuple[float, float]],
+    errors: float = 2.0,
+    note: str = "",
+) -> Finding:
+    """Arm a is below arm b by more than `errors` standard errors of the mean of b - a, over pairs (a, b) of trainings that
+    differ by their seed; it fails where a is above b by as much, and is undecided between."""
+    a, b = arms
+    gaps = np.array([y - x for x, y in pairs])
+    mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    low, high = mean - errors * error, mean + errors * error
+    outcome: Outcome = "holds" if low > 0 else "fails" if high < 0 else "undecided"
+    means = {a: float(np.mean([x for x, _ in pairs])), b: float(np.mean([y for _, y in pairs]))}
+    told = f"the interval is {errors:g} standard errors of {b} - {a} over {len(gaps)} pairs"
+    return Finding(
+        what, metric, means, f"{a} < {b}, by {errors:g} s.e.", outcome, (low, high), f"{note}; {told}" if note else told
+    )
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % t-interval of the mean of 2 to 10 independent values."""
     n = len(values)

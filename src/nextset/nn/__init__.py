@@ -1,1 +1,1 @@
-"""Layers and what they are computed with: transformer parts, convolutional autoencoder, attention kernel, losses. Imports core."""
+"""Layers and what they are computed with: transformer parts, convolutional autoencoder, encoders of images, attention kernel, losses. Imports core."""

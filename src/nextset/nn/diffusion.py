@@ -90,6 +90,16 @@ class Process:
         return torch.cat([variance[1:2], variance[1:]]).log()
 
     @cached_property
+    def log_beta(self) -> Tensor:
+        """The upper bound of the log variance."""
+        return self.betas.log()
+
+    @cached_property
+    def to_clean(self) -> tuple[Tensor, Tensor]:
+        """Factors of x_t and of the noise in it, whose difference is x_0."""
+        return (1 / self.alphas).sqrt(), (1 / self.alphas - 1).sqrt()
+
+    @cached_property
     def of_clean(self) -> Tensor:
         """Factor of x_0 in the mean of q(x_{t-1} | x_t, x_0)."""
         return self.betas * self.before.sqrt() / (1 - self.alphas)
@@ -111,7 +121,8 @@ class Process:
 
     def clean(self, x: Tensor, k: Tensor | int, noise: Tensor) -> Tensor:
         """x_0 of x_t and the noise in it, not clipped."""
-        return _at((1 / self.alphas).sqrt(), k, x) * x - _at((1 / self.alphas - 1).sqrt(), k, x) * noise
+        of_noisy, of_noise = self.to_clean
+        return _at(of_noisy, k, x) * x - _at(of_noise, k, x) * noise
 
     def mean(self, x0: Tensor, x: Tensor, k: Tensor | int) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0)."""
@@ -120,7 +131,7 @@ class Process:
     def learned_log_variance(self, v: Tensor, k: Tensor | int) -> Tensor:
         """Log variance between the bounds: v = -1 gives q's, 1 gives log beta, others the line through them."""
         share = (v + 1) / 2
-        return share * _at(self.betas.log(), k, v) + (1 - share) * _at(self.log_variance, k, v)
+        return share * _at(self.log_beta, k, v) + (1 - share) * _at(self.log_variance, k, v)
 
     def bound(self, x0: Tensor, x: Tensor, k: Tensor, noise: Tensor, v: Tensor) -> Tensor:
         """Variational bound of each row in bits, mean over channels: (rows,). x0, x, noise, v: (rows, C); k (rows,).

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextset.nn.linear import Linear
 from nextset.nn.rope import rotate
 from nextset.nn.transformer import DropPath
 
@@ -27,7 +28,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != torch.float32:
+            return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+        # the same in half as many passes: sqrt(mean(x^2) + eps) is a hypotenuse
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+        return (x / length.hypot_(length.new_full((), self.eps**0.5))).mul_(self.weight)
 
 
 class GroupedAttention(nn.Module):
@@ -39,16 +44,18 @@ class GroupedAttention(nn.Module):
     def __init__(self, width: int, heads: int, keys: int, dropout: float) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.sizes = (width, keys * self.head_width, keys * self.head_width)
-        self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
-        self.proj = nn.Linear(width, width, bias=False)
+        self.parts, self.sizes = (heads, keys), (heads + keys, keys)  # queries and keys turn together
+        self.qkv = Linear(width, (heads + 2 * keys) * self.head_width, bias=False)
+        self.proj = Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, ctx: Any, site: str, turn: tuple[Tensor, Tensor]) -> Tensor:
-        parts = self.qkv(x).split(self.sizes, -1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_width)).transpose(1, 2) for part in parts)
-        out = ctx.attend(site, rotate(q, turn), rotate(k, turn), v, raw=(q, k))
-        return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
+    def forward(self, x: Tensor, ctx: Any, site: str, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        rows, n, _ = x.shape
+        both, v = self.qkv(x).view(rows, n, -1, self.head_width).transpose(1, 2).split_with_sizes(self.sizes, 1)
+        q, k = rotate(both, turn).split_with_sizes(self.parts, 1)
+        out = ctx.attend(site, q, k, v, raw=both.split_with_sizes(self.parts, 1))
+        out = self.proj(out.transpose(1, 2).reshape(x.shape))
+        return self.dropout(out) if self.training else out
 
 
 class GatedFeedForward(nn.Module):
@@ -56,13 +63,14 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden, bias=False)
+        self.up = Linear(width, hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(F.silu(self.gate(x)) * self.up(x)))
+        out = self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.dropout(out) if self.training else out
 
 
 class LlamaBlock(nn.Module):
@@ -86,6 +94,9 @@ class LlamaBlock(nn.Module):
         self.ffn = GatedFeedForward(width, hidden, dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, ctx: Any, site: str, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, ctx: Any, site: str, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        if not self.training:
+            x = x + self.attn(self.attn_norm(x), ctx, site, turn)
+            return x + self.ffn(self.ffn_norm(x))
         x = x + self.drop_path(self.attn(self.attn_norm(x), ctx, site, turn))
         return x + self.drop_path(self.ffn(self.ffn_norm(x)))

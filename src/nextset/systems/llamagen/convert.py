@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from nextset.core.keys import KeyTable, load_into
 from nextset.core.weights import outline, select
 from nextset.nn.autoencoder import AutoencoderConfig
 from nextset.nn.precision import cast
-from nextset.systems.llamagen.model import LlamaGen, LlamaGenConfig
+from nextset.systems.llamagen.config import LlamaGenConfig
+from nextset.systems.llamagen.model import LlamaGen
 from nextset.tokenizers.vq import VQConfig, VQTokenizer
 
 _LAYER = r"layers\.(\d+)\."
@@ -73,8 +74,7 @@ def components(state: Mapping[str, Tensor], *, asked: bool = False) -> Mapping[s
 
     A generator with weights that this system lacks is another's, which adds to it, unless the system was `asked` for.
     """
-    for wrapper in WRAPPERS:
-        names = {INNER.sub("", n[len(wrapper) :], count=1): n for n in state if n.startswith(wrapper)}
+    for names in unwrapped(state):
         ours = {"tok_embeddings.weight", "layers.0.attention.wqkv.weight"} <= names.keys()
         if ours and (asked or all(map(_is_known, names))):
             return {"generator": select(state, names)}
@@ -85,14 +85,20 @@ def components(state: Mapping[str, Tensor], *, asked: bool = False) -> Mapping[s
     return {}
 
 
+def unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
+    """Names of a file as each wrapper holds them, with the whole ones."""
+    for wrapper in WRAPPERS:
+        yield {INNER.sub("", n[len(wrapper) :], count=1): n for n in state if n.startswith(wrapper)}
+
+
 def _is_known(name: str) -> bool:
     """Whether the generator's table knows a name."""
     return any(re.fullmatch(pattern, name) for pattern in (*(p for p, _ in GENERATOR.rules), *GENERATOR.drop))
 
 
-def generator_config(state: Mapping[str, Tensor], **changes: Any) -> LlamaGenConfig:
-    """Sizes of a generator's file (authors' names). changes: of the config; `sides` and, at an unknown width, `heads` are
-    in no tensor."""
+def generator_sizes(state: Mapping[str, Tensor], heads: int | None = None) -> dict[str, Any]:
+    """Fields of the config that a generator's file (authors' names) tells; `depth` are all its blocks. heads: at an unknown
+    width, where no tensor tells them."""
     shapes = outline(state)
     try:
         vocabulary, width = shapes["tok_embeddings.weight"].shape
@@ -111,36 +117,54 @@ def generator_config(state: Mapping[str, Tensor], **changes: Any) -> LlamaGenCon
         shared = (shapes["layers.0.attention.wqkv.weight"].shape[0] - width) // 2
     except (KeyError, IndexError, ValueError) as error:
         raise NextsetError(f"the generator's file lacks {error}; is it cut short?") from error
-    heads = changes.get("heads") or HEADS.get(width)
+    heads = heads or HEADS.get(width)
     if heads is None:
         raise NextsetError(
             f"the width is {width}, as of no release, and no tensor tells the number of heads; give it: heads=12"
         )
-    sizes["heads"], sizes["keys"] = heads, shared * heads // width
+    return {**sizes, "heads": heads, "keys": shared * heads // width}
+
+
+def side_of(state: Mapping[str, Tensor], conditions: int) -> int:
+    """Side of the token map, where the file kept its rotary table."""
+    shapes = outline(state)
+    slots = shapes["freqs_cis"].shape[0] - conditions if "freqs_cis" in shapes else 0
+    side = round(max(slots, 0) ** 0.5)
+    if not side or side * side != slots:
+        raise NextsetError(
+            "no tensor tells the side of the token map; give it: --sides 16 for 256 pixels, 24 for 384, 32 for 512"
+        )
+    return side
+
+
+def generator_config(state: Mapping[str, Tensor], **changes: Any) -> LlamaGenConfig:
+    """Sizes of a generator's file (authors' names). changes: of the config; `sides` and, at an unknown width, `heads` are
+    in no tensor."""
+    sizes = generator_sizes(state, changes.get("heads"))
     if "sides" not in changes:
-        slots = shapes["freqs_cis"].shape[0] - sizes.get("text_length", 1) if "freqs_cis" in shapes else 0
-        side = round(max(slots, 0) ** 0.5)
-        if not side or side * side != slots:
-            raise NextsetError(
-                "no tensor tells the side of the token map; give it: --sides 16 for 256 pixels, 24 for 384, 32 for 512"
-            )
-        sizes["sides"] = (side,)
+        sizes["sides"] = (side_of(state, sizes.get("text_length", 1)),)
     return LlamaGenConfig.from_dict({**sizes, **changes})
 
 
 def load_generator(
     state: Mapping[str, Tensor],
     tokenizer: VQTokenizer | None = None,
-    cls: type[LlamaGen] = LlamaGen,
+    *,
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> LlamaGen:
     """A generator of its file. dtype: each weight is cast to it as it arrives, but for the parts that stay float32."""
-    config = generator_config(state, **changes)
+    return filled(LlamaGen, generator_config(state, **changes), GENERATOR.rename(state), tokenizer, dtype)
+
+
+def filled(
+    cls: type[Any], config: LlamaGenConfig, state: Mapping[str, Tensor], tokenizer: Any, dtype: torch.dtype
+) -> Any:
+    """A generator of that config with the weights of a state under our names."""
     with torch.device("meta"):
         model = cls(config)
     cast(model, dtype)
-    load_into(model, GENERATOR.rename(state), what="the generator's file")
+    load_into(model, state, what="the generator's file")
     if tokenizer is not None:
         model.attach(tokenizer)
     return model.eval()

@@ -1,9 +1,9 @@
 """Where the slots lie: a prefix of condition slots and a square grid in raster order, and the rotary turns of both.
 
-Three policies of positions. `grid` is LlamaGen's: a value turns by its row and its column, a condition slot is multiplied
+Policies of positions. `grid` is LlamaGen's: a value turns by its row and its column, a condition slot is multiplied
 by zero, so that its query and its key vanish: every value gives it score 0, and condition slots average each other's values
 (sheet, Paper vs code). `grid_unit` leaves condition slots unturned. `sequence` turns every slot by its place in the sequence,
-as language models do.
+as language models do. `learned` turns nothing: the model adds a table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nextset.core.plan import Plan
 from nextset.core.plans import raster
 from nextset.nn.rope import Turns, angles, frequencies, turns
 
-Positions = Literal["grid", "grid_unit", "sequence"]
+Positions = Literal["grid", "grid_unit", "sequence", "learned"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,23 @@ class Grid:
         return ((self.side, self.side),)
 
     @property
+    def positions(self) -> int:
+        """Number of tokens; asks for no plan, which a model without storage must not make."""
+        return self.side * self.side
+
+    @property
     def plan(self) -> Plan:
         """One step a token; the condition slots are fed with the first."""
         return _plan(self.conditions, self.side)
 
-    def turns(self, head_width: int, base: float, positions: Positions, device: torch.device) -> Turns:
-        """The tables for heads of `head_width` channels, which must be a multiple of 4."""
-        return _turns(self, head_width, base, positions, str(device))
+    @property
+    def order(self) -> Tensor | None:
+        """The position that each value slot holds, None = raster order."""
+        return None
+
+    def turns(self, head_width: int, base: float, positions: Positions, device: torch.device) -> Turns | None:
+        """The tables for heads of `head_width` channels, which must be a multiple of 4; None where nothing turns."""
+        return None if positions == "learned" else _turns(self, head_width, base, positions, str(device))
 
 
 @functools.lru_cache(maxsize=16)

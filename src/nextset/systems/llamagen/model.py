@@ -9,16 +9,15 @@ Shapes: rows R, fed slots n, width C; ids (N, L) in raster order, L = side^2; co
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextset.core.canvases import Ids
-from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.masks import pyramid_mask
 from nextset.core.noise import Noise
@@ -33,77 +32,20 @@ from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
 from nextset.nn.llama import LlamaBlock, RMSNorm
 from nextset.nn.rope import Turns
-from nextset.systems.llamagen.grid import Grid, Positions
+from nextset.systems.llamagen.config import LlamaGenConfig
+from nextset.systems.llamagen.grid import Grid
 from nextset.systems.llamagen.prefix import Asked, ClassPrefix, TextPrefix
 from nextset.text.condition import Text
+from nextset.text.words import WordEncoder
 from nextset.tokenizers.attached import Tokenized
 from nextset.tokenizers.vq import VQTokenizer
 
-SCALES = {"class": 4.0, "text": 7.5}  # guidance of the authors' demos
-RANKS = {"class": 2000, "text": 1000}  # and their top-k
-
-
-@dataclasses.dataclass(frozen=True)
-class LlamaGenConfig(Config):
-    """Sizes of the transformer and what it is trained with. The defaults are GPT-B at 256 pixels.
-
-    asked_with: "class", of `classes`, or "text", as features of `text_channels` in at most `text_length` slots. sides: the
-    one side of the token map. keys: heads of keys and values, 0 = as many as heads. hidden: width of the feed-forward
-    layers, 0 = 8/3 of the width, rounded up to a multiple of 256. positions: see `grid`; rope_base: of its angles.
-    condition_drop: probability of training without the condition. token_dropout: of the input; dropout: of what blocks add,
-    off where drop_path, the rate at the last block, is on.
-    """
-
-    asked_with: Literal["class", "text"] = "class"
-    classes: int = 1000
-    text_channels: int = 2048
-    text_length: int = 120
-    depth: int = 12
-    width: int = 768
-    heads: int = 12
-    keys: int = 0
-    hidden: int = 0
-    vocabulary: int = 16384
-    sides: tuple[int, ...] = (16,)
-    positions: Positions = "grid"
-    rope_base: float = 10000.0
-    eps: float = 1e-5
-    condition_drop: float = 0.1
-    token_dropout: float = 0.1
-    dropout: float = 0.1
-    drop_path: float = 0.0
-
-    def check(self) -> None:
-        self.require("classes", 1 <= self.classes <= 10**6, "between 1 and 1000000")
-        self.require("text_channels", 1 <= self.text_channels <= 65536, "between 1 and 65536")
-        self.require("text_length", 1 <= self.text_length <= 4096, "between 1 and 4096")
-        self.require("depth", 1 <= self.depth <= 128, "between 1 and 128")
-        self.require("width", 8 <= self.width <= 16384, "between 8 and 16384")
-        fits = self.heads >= 1 and self.width % (4 * self.heads) == 0
-        self.require("heads", fits, f"such that heads of width {self.width} / heads are multiples of 4")
-        self.require("keys", self.keys >= 0 and self.heads % (self.keys or 1) == 0, f"a divisor of {self.heads}, or 0")
-        self.require("hidden", 0 <= self.hidden <= 10**6, "between 0 and 1000000")
-        self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
-        self.require("sides", len(self.sides) == 1 and 1 <= self.sides[0] <= 512, "one side between 1 and 512")
-        for name in ("condition_drop", "token_dropout", "dropout", "drop_path"):
-            self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-
-    @property
-    def head_width(self) -> int:
-        """Channels of a head."""
-        return self.width // self.heads
-
-    @property
-    def feed_forward(self) -> int:
-        """Width of the feed-forward layers."""
-        return self.hidden or -(-(8 * self.width // 3) // 256) * 256
-
 
 class Conditioned(NamedTuple):
-    """What the trunk needs of a request: vectors of the condition slots (R, T, C), and the turns of all slots."""
+    """What the trunk needs of a request: vectors of the condition slots (R, T, C), and the turns of all slots, if any."""
 
     prefix: Tensor
-    turns: Turns
+    turns: Turns | None
 
 
 class LlamaGen(Tokenized):
@@ -112,8 +54,9 @@ class LlamaGen(Tokenized):
     slug = "llamagen"
     config_type = LlamaGenConfig
     asked_with = "class"  # unless the config of an instance says "text"
-    words = None  # no text encoder is trained with it
     agrees_on = ("vocabulary",)
+    scales: ClassVar[Mapping[str, float]] = {"class": 4.0, "text": 7.5}  # guidance of the authors' demos
+    ranks: ClassVar[Mapping[str, int]] = {"class": 2000, "text": 1000}  # and their top-k
 
     def __init__(self, config: LlamaGenConfig, tokenizer: VQTokenizer | None = None) -> None:
         super().__init__()
@@ -124,19 +67,30 @@ class LlamaGen(Tokenized):
             if c.asked_with == "text"
             else ClassPrefix(c.classes, c.width)
         )
-        self.grid = Grid(self.prefix.length, c.sides[0])
+        self.words = None if c.words is None else WordEncoder(c.words)
+        self.grid = self.make_grid()
         self.token = nn.Embedding(c.vocabulary, c.width)
         self.token_dropout = nn.Dropout(c.token_dropout)
-        rates = [c.drop_path * i / max(c.depth - 1, 1) for i in range(c.depth)]
+        slots = self.grid.conditions + self.grid.positions
+        self.place = nn.Parameter(torch.zeros(slots, c.width)) if c.positions == "learned" else None
+        rates = [c.drop_path * i / max(c.blocks - 1, 1) for i in range(c.blocks)]
         self.blocks = nn.ModuleList(self.make_block(rate) for rate in rates)
-        self.sites = tuple(f"blocks.{i}" for i in range(c.depth))
+        self.sites = tuple(f"blocks.{i}" for i in range(c.blocks))
         self.norm = RMSNorm(c.width, c.eps)
         self.classifier = Softmax(c.width, c.vocabulary, bias=False)
+        self.extend()
+        self.initialise()
         if tokenizer is not None:
             self.attach(tokenizer)
-        self.initialise()
 
     # ---- parts
+
+    def extend(self) -> None:
+        """What a system that stands on this one adds, before weights are drawn."""
+
+    def make_grid(self) -> Grid:
+        """Where its slots lie."""
+        return Grid(self.prefix.length, self.config.sides[0])
 
     def make_block(self, drop_path: float) -> nn.Module:
         """One block of the trunk."""
@@ -162,10 +116,17 @@ class LlamaGen(Tokenized):
     @torch.no_grad()
     def initialise(self) -> None:
         """Weights as the released trainer draws them (sheet, Init), from torch's current generator."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding, Softmax)) and not name.startswith("words."):
                 nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(self.classifier.weight)
+        if self.place is not None:
+            nn.init.normal_(self.place, std=0.02)
+        for head in self.silent():
+            nn.init.zeros_(head.weight)
+
+    def silent(self) -> Sequence[Softmax]:
+        """The heads that begin at zero."""
+        return (self.classifier,)
 
     # ---- what the engine calls
 
@@ -178,26 +139,37 @@ class LlamaGen(Tokenized):
 
     def trunk(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
         """Ids (R, n) of the fed slots -> hidden states (R, n, C). Condition slots are made of the condition instead."""
-        h = self.token(x)
-        place = ctx.attr("index").clamp_max(cond.prefix.shape[1] - 1)
-        h = torch.where((ctx.attr("segment") == 0)[:, None], cond.prefix.index_select(1, place).to(h.dtype), h)
-        h = self.token_dropout(h)
-        turn = cond.turns.at(ctx.attr("slot"))
-        for site, block in zip(self.sites, self.blocks, strict=True):
-            h = ctx.hook(site, block(h, ctx, site, turn))
-        return self.norm(h)
+        return self.norm(self.through(self.enter(x, cond, ctx), cond, ctx, 0, len(self.blocks)))
 
-    def head(self, step: Step, cond: Conditioned) -> Softmax:
+    def enter(self, x: Tensor, cond: Conditioned, ctx: Any) -> Tensor:
+        """Ids (R, n) -> what the first block is given (R, n, C)."""
+        h, t = self.token(x), cond.prefix.shape[1]
+        if ctx.has("segment", 0):
+            index, condition = ctx.attr("index").clamp_max(t - 1), ctx.attr("segment") == 0
+            h = torch.where(condition[:, None], cond.prefix.index_select(1, index).to(h.dtype), h)
+        h = self.token_dropout(h)
+        return h if self.place is None else h + self.place[ctx.attr("index") + t * ctx.attr("segment")]
+
+    def through(self, h: Tensor, cond: Conditioned, ctx: Any, first: int, end: int) -> Tensor:
+        """Hidden states (R, n, C) through the blocks first <= i < end."""
+        turn = None if cond.turns is None else cond.turns.at(ctx.attr("slot"))
+        for i in range(first, end):
+            h = ctx.hook(self.sites[i], self.blocks[i](h, ctx, self.sites[i], turn))
+        return h
+
+    def head(self, step: Step, cond: Conditioned) -> Any:
         return self.classifier
 
     # ---- requests
 
     def encode_prompts(self, prompts: Sequence[str]) -> Text:
-        """No encoder of its own: an error that says which one reads prompts."""
-        raise NextsetError(
-            f"this model reads features of {self.config.text_channels} channels and has no text encoder of its own; "
-            "name one: --text-encoder google/flan-t5-xl"
-        )
+        """Features of prompts by the encoder that was trained with it."""
+        if self.words is None:
+            raise NextsetError(
+                f"this model reads features of {self.config.text_channels} channels and has no text encoder of its own; "
+                "name one: --text-encoder google/flan-t5-xl"
+            )
+        return self.words(self.words.read(prompts))
 
     def ratios(self) -> tuple[float, ...]:
         """Values of height / width that it knows."""
@@ -217,7 +189,7 @@ class LlamaGen(Tokenized):
         *,
         negative: Text | None = None,
         guidance_scale: float | None = None,
-        guidance_steps: int = 0,
+        guidance_tokens: int = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
@@ -226,25 +198,26 @@ class LlamaGen(Tokenized):
         """Images of classes (N,) int64, of which `config.classes` means none, or of texts (features of N entries).
 
         negative: texts that guidance leads away from, one or N; by default the null text.
-        guidance_scale: weight of the condition, at most 1 = none; by default 4 for classes and 7.5 for texts, as top_k is
-        2000 and 1000 (0 = all). guidance_steps: guide the first tokens alone, 0 = all of them; behind them the second branch
-        does not run. ratio: height / width, of which only 1 is known.
+        guidance_scale: weight of the condition, at most 1 = none; by default that of `scales`, as top_k is that of `ranks`
+        (0 = all). guidance_tokens: guide a step if fewer tokens than that were drawn before it, 0 = all steps;
+        behind them the second branch does not run. ratio: height / width, of which only 1 is known.
         """
         c, plan = self.config, self.grids(ratio).plan
         asked = self.prefix.ask(classes)
         n = len(asked.condition)
-        scale = SCALES[c.asked_with] if guidance_scale is None else guidance_scale
-        ranks = RANKS[c.asked_with] if top_k is None else top_k
+        scale = self.scales[c.asked_with] if guidance_scale is None else guidance_scale
+        ranks = self.ranks[c.asked_with] if top_k is None else top_k
         check_range("guidance_scale", scale, 0, 1000, remedy="1 switches guidance off")
-        check_range("guidance_steps", guidance_steps, 0, remedy="0 guides every token")
+        check_range("guidance_tokens", guidance_tokens, 0, remedy="0 guides every token")
         filters = chain(ranks, top_p, temperature)
         branches = [self.branch("condition", asked)]
         weights: Weights = alone
         if scale > 1:
             other = self.prefix.without(asked) if negative is None else self.against(negative, n)
             branches.append(self.branch("without", other))
-            guided = guidance_steps or len(plan)
-            weights = each_step([scale if k < guided else 1.0 for k in range(len(plan))])
+            guided = guidance_tokens or plan.positions
+            before = itertools.accumulate((step.draw.shape[-1] for step in plan.steps[:-1]), initial=0)
+            weights = each_step([scale if drawn < guided else 1.0 for drawn in before])
         return Job(
             network=self,
             plan=plan,
@@ -275,7 +248,8 @@ class LlamaGen(Tokenized):
 
     def canvas(self, entries: int) -> Ids:
         """An empty canvas for that many images."""
-        return Ids(entries, self.plan.positions, conditions=self.grid.conditions, device=self.token.weight.device)
+        grid, device = self.grid, self.token.weight.device
+        return Ids(entries, grid.positions, conditions=grid.conditions, order=grid.order, device=device)
 
     def finish(self, canvas: Any) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] of what the canvas holds so far."""
@@ -293,11 +267,12 @@ class LlamaGen(Tokenized):
     def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
         """Teacher forcing: cross-entropy of every token in one forward.
 
-        batch: {"codes": ids (B, L), "labels": (B,), or "text": features of B captions, "index": (B,) global sample indices,
-        "valid": (B,) which samples count, by default all}. A sample without its condition keeps the padding of its text.
+        batch: {"codes": ids (B, L), "labels": (B,), or "captions": B texts or "text": features of them, "index": (B,) global
+        sample indices, "valid": (B,) which samples count, by default all}. A sample without its condition keeps the padding
+        of its text.
         """
         codes, index = batch["codes"], batch["index"]
-        asked = self.prefix.lay(batch["text" if self.config.asked_with == "text" else "labels"])
+        asked = self.prefix.lay(self.condition_of(batch))
         if self.training and self.config.condition_drop:
             u = noise.of("condition-drop").uniform(index, torch.zeros(1, dtype=torch.int64))[:, 0]
             asked = self.dropped(asked, u.to(codes.device) < self.config.condition_drop)
@@ -306,6 +281,12 @@ class LlamaGen(Tokenized):
         hit = (logits.detach().argmax(-1) == codes).float()
         yield Update("generator", loss, {"ce": each.detach().mean(), "accuracy": hit.mean()})
 
+    def condition_of(self, batch: dict[str, Any]) -> Any:
+        """What the samples of a batch are asked with."""
+        if self.config.asked_with == "class":
+            return batch["labels"]
+        return batch["text"] if "text" in batch else self.encode_prompts(batch["captions"])
+
     def dropped(self, asked: Asked, mask: Tensor) -> Asked:
         """The conditions without those of the entries where mask (N,) is True."""
         without = self.prefix.without(asked).condition
@@ -313,13 +294,16 @@ class LlamaGen(Tokenized):
         return Asked(torch.where(mask, without, asked.condition.to(without.device)), asked.hidden)
 
     def teacher_forced(self, codes: Tensor, asked: Asked) -> Tensor:
-        """Logits (B, L, V) of ids (B, L), each predicted from those before it, in one forward."""
+        """Logits (B, L, V) of ids (B, L), both in raster order, each predicted from what is drawn before it, in one forward."""
         n = len(codes)
         canvas = self.canvas(n)
         canvas.pin(codes, torch.ones(self.plan.positions, dtype=torch.bool))
         branches = (self.branch("condition", asked),)
         job = Job(self, self.plan, canvas, branches, alone, lambda step: [], lambda canvas: canvas.codes(), n)
-        return look(Run.of(job, Noise(0), cache="none"), self.plan.all(), filtered=False).logits  # type: ignore[attr-defined]
+        law = look(Run.of(job, Noise(0), cache="none"), self.plan.all(), filtered=False)
+        logits: Tensor = law.logits  # type: ignore[attr-defined]
+        order = self.grid.order
+        return logits if order is None else logits[:, order.argsort().to(logits.device)]
 
     def loss(self, logits: Tensor, codes: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(mean cross-entropy of the samples that count, cross-entropy of each token (B, L)) of logits (B, L, V)."""

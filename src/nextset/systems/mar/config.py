@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from nextset.core.configs import Config
 
@@ -13,8 +14,9 @@ class MarConfig(Config):
 
     sides: one, of the grid of tokens. channels, patch: of the latents, and cells of a token, a side. width, depth, heads:
     of the encoder; decoder_*: of the decoder, None = the same. buffer: rows in front, all made of the class. head_depth,
-    head_width: of the diffusion network. repeats: noisings of each token in a training step. mask: least share, mean and
-    spread of the truncated normal law of the share that is hidden. label_drop: probability of training without the class.
+    head_width: of the head's network. head: "diffusion", or "regression" to compare it with. repeats: noisings of each token
+    in a training step. mask: least share, mean and spread of the truncated normal law of the share that is hidden.
+    label_drop: probability of training without the class.
     """
 
     classes: int = 1000
@@ -29,6 +31,7 @@ class MarConfig(Config):
     decoder_heads: int | None = None
     mlp_ratio: float = 4.0
     buffer: int = 64
+    head: Literal["diffusion", "regression"] = "diffusion"
     head_depth: int = 6
     head_width: int = 1024
     repeats: int = 4

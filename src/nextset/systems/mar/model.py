@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nextset.core.errors import NextsetError, check_range, nearest
-from nextset.core.latents import Latents, patchify, unpatchify
+from nextset.core.latents import Latents
 from nextset.core.masked import cosine_counts, hidden, masked_random, random_orders
 from nextset.core.noise import Noise
 from nextset.core.plan import Plan
@@ -25,26 +25,29 @@ from nextset.core.protocols import Dist, Job, NoiseSource
 from nextset.core.rows import Branch
 from nextset.core.steps import Step
 from nextset.core.update import Update
+from nextset.engine.annealing import AnnealedHead, HeadSteps
 from nextset.engine.guidance import alone
 from nextset.engine.run import Run, look
-from nextset.heads.diffusion import HEAD_BATCH, Diffusion, drawn_with
+from nextset.heads.diffusion import Diffusion, drawn_with
+from nextset.heads.implicit import HEAD_BATCH
+from nextset.heads.regression import Regression
+from nextset.nn.diffusion import STEPS
 from nextset.systems.mar.blocks import EPS, Block
 from nextset.systems.mar.config import MarConfig
 from nextset.systems.mar.orders import DrawnOrder
-from nextset.tokenizers.attached import Tokenized
+from nextset.tokenizers.attached import OnLatents
 from nextset.training.label_drop import drop_labels
 
 SCHEDULES = ("linear", "constant")
+HEADS: dict[str, type[Diffusion] | type[Regression]] = {"diffusion": Diffusion, "regression": Regression}
 
 
-class Mar(Tokenized):
+class Mar(OnLatents):
     """The two stacks and the head, and the tokenizer whose latents they predict (frozen, and not part of `state_dict`)."""
 
     slug = "mar"
     config_type = MarConfig
-    trained_on = "features"
     watched = ("mse", "bound")
-    agrees_on = ("channels", "patch", "tokens")
     no_decay = ("diffusion.",)
 
     def __init__(self, config: MarConfig, tokenizer: Any = None) -> None:
@@ -64,7 +67,7 @@ class Mar(Tokenized):
         self.decoder = nn.ModuleList(Block(e, decoder_heads, c.mlp_ratio, c.dropout) for _ in range(decoder_depth))
         self.decoder_norm = nn.LayerNorm(e, eps=EPS)
         self.head_position = nn.Parameter(torch.empty(c.tokens, e))
-        self.diffusion = Diffusion(e, c.token_channels, c.head_depth, c.head_width)
+        self.diffusion = HEADS[c.head](e, c.token_channels, c.head_depth, c.head_width)
         if tokenizer is not None:
             self.attach(tokenizer)
         self.initialise()
@@ -110,7 +113,7 @@ class Mar(Tokenized):
         h = torch.cat([h[:, :b], h[:, b:] + self.head_position[slot[..., b:] - b].to(h.dtype)], 1)
         return ctx.hook("decoder", h)
 
-    def head(self, step: Step, cond: Any) -> Diffusion:
+    def head(self, step: Step, cond: Any) -> Diffusion | Regression:
         return self.diffusion
 
     # ---- requests
@@ -134,6 +137,7 @@ class Mar(Tokenized):
         guidance: Literal["linear", "constant"] | str = "linear",
         steps: int | None = None,
         inner_steps: str = "100",
+        head_steps: HeadSteps | None = None,
         temperature: float = 1.0,
         head_batch: int = HEAD_BATCH,
     ) -> Job:
@@ -141,15 +145,11 @@ class Mar(Tokenized):
 
         guidance_scale: 1 = none; it is approached as positions become known ("linear"), or there from the start
         ("constant"). steps: forwards of the network (None = 64, or as many as positions). inner_steps: of the head, see
-        `nn.diffusion.respacing`. temperature: of the noise inside the head. head_batch: rows of the head at a time; changes
+        `nn.diffusion.respacing`. head_steps: "50-5" or (50, 5), inner steps at the first and at the last forward, in place
+        of inner_steps. temperature: of the noise inside the head. head_batch: rows of the head at a time; changes
         no picture. Each image is drawn in an order of its own, a function of seed and image.
         """
-        classes = classes.reshape(-1)
-        if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) <= self.config.classes:
-            wrong = next(int(c) for c in classes if not 0 <= c <= self.config.classes)
-            raise NextsetError(
-                f"class id is {wrong}, but must be between 0 and {self.config.classes - 1} ({self.config.classes} = no class)"
-            )
+        classes = self.class_ids(classes)
         if guidance not in SCHEDULES:
             raise NextsetError(
                 f"guidance is {guidance!r}, but must be {' or '.join(map(repr, SCHEDULES))}: {nearest(guidance, SCHEDULES)}"
@@ -166,7 +166,9 @@ class Mar(Tokenized):
             scale = 1 + (guidance_scale - 1) * share
             return (scale, 1 - scale)[: len(branches)]
 
-        plan, filters = self.raster_plan(steps), [drawn_with(inner_steps, temperature, head_batch)]
+        annealed = [] if head_steps is None else [AnnealedHead.of(head_steps, 2, STEPS)]
+        plan, drawing = self.raster_plan(steps), drawn_with(inner_steps, temperature, head_batch)
+        filters = [drawing] if self.config.head == "diffusion" else []  # a guess has nothing to be set
         return Job(
             network=self,
             plan=plan,
@@ -176,7 +178,7 @@ class Mar(Tokenized):
             filters=lambda step: filters,
             finish=self.finish,
             entries=len(classes),
-            controllers=(DrawnOrder(plan, self.config.buffer),),
+            controllers=(DrawnOrder(plan, self.config.buffer), *annealed),
         )
 
     def repaint(self, classes: Tensor, images: Tensor, keep: Tensor, **settings: Any) -> Job:
@@ -189,17 +191,6 @@ class Mar(Tokenized):
         job.canvas.pin(self.tokenizer.encode(images.to(weight.device, weight.dtype)), self.keep_mask(cells))
         return job
 
-    def keep_mask(self, mask: Tensor) -> Tensor:
-        """Which tokens of an image stay: mask (h, w) of the grid, 1 = keep -> (L,) bool. A mask that hides nothing, or
-        everything, is refused: there would be nothing to draw, or nothing to draw it from."""
-        kept = (mask.flatten() >= 1 - 1e-4).cpu()
-        if bool(kept.all()) or not bool(kept.any()):
-            what = "nothing" if bool(kept.all()) else "everything"
-            raise NextsetError(
-                f"the mask hides {what} of {len(kept)} tokens, but must hide a part; keep at least one whole token, and draw at least one"
-            )
-        return kept
-
     def canvas(self, entries: int) -> Latents:
         """An empty canvas for that many images."""
         c = self.config
@@ -207,9 +198,7 @@ class Mar(Tokenized):
 
     def finish(self, canvas: Any) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1] of what the canvas holds so far."""
-        side = self.config.sides[0]
-        latents = unpatchify(canvas.codes(), self.config.patch, (side, side))
-        return self.tokenizer.decode_features(latents).float().clamp(-1, 1)
+        return self.paint(canvas.codes())
 
     # ---- training
 
@@ -221,16 +210,8 @@ class Mar(Tokenized):
 
         batch: {"features": moments (B, 2 c, h, w), "labels": (B,), "index": (B,) global sample indices}.
         """
-        moments, index, c = batch["features"], batch["index"], self.config
-        cells = c.sides[0] * c.patch
-        if tuple(moments.shape[1:]) != (2 * c.channels, cells, cells):
-            raise NextsetError(
-                f"the features have (channels, h, w) {tuple(moments.shape[1:])}, but the model is trained on moments {(2 * c.channels, cells, cells)}; use its tokenizer"
-            )
-        eps = noise.of("posterior").normal(index, torch.arange(cells**2), lanes=c.channels).to(moments.device)
-        eps = eps.transpose(1, 2).unflatten(-1, (cells, cells))
-        tokens = patchify(self.tokenizer.latents(moments, eps), c.patch)
-        labels = batch["labels"]
+        index, labels, c = batch["index"], batch["labels"], self.config
+        tokens = self.latent_tokens(batch["features"], index, noise)
         if self.training:
             labels = drop_labels(labels, index, noise.of("label-drop"), c.label_drop, c.classes)
         count = math.ceil(c.tokens * self.hidden_share(step, noise))

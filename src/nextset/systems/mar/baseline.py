@@ -1,0 +1,40 @@
+"""What claims on continuous tokens share: one KL autoencoder, the moments of the training pictures, and how much is
+judged.
+
+Labels and recipes of what is shared are made here and nowhere else, so that claims which keep their runs in one folder
+train it once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nextset.judges.arms import Scope, on_codes
+from nextset.judges.claims import Lab, Trained
+from nextset.training.recipes import Recipe
+
+NAME = "latents"  # of what is shared, in the lab's folder
+TOKENIZER = "mar-cifar10-tokenizer"
+SHARE = 0.25  # of the budget
+SCOPE = Scope(guidance=(1.0, 1.5, 2.0, 3.0, 4.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """The shared autoencoder, and the moments of the training pictures."""
+
+    lab: Lab
+    tokenizer: Trained
+    codes: Path
+
+    def recipe(self, name: str, *changes: str) -> Recipe:
+        """A generator's recipe on the shared latents."""
+        return on_codes(self.lab, name, self.tokenizer, self.codes, *changes)
+
+
+def latents(lab: Lab) -> Latents:
+    """Trained once for all claims that share their runs; no arm has a part in how many steps it takes."""
+    recipe = lab.fit(SHARE, {NAME: lab.recipe(TOKENIZER)})[NAME]
+    tokenizer = lab.train(f"tokenizer-{NAME}", recipe)
+    return Latents(lab, tokenizer, lab.codes(NAME, tokenizer, variants=2))
