@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nextset.data.codes import load_codes
 from nextset.data.dataset import open_dataset
+from nextset.hub import pretrained
+from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.tokenizers.kl import KLAutoencoder, KLConfig
 from tests.cli import running
 from tests.cli.running import refuse
 from tests.data.pictures import encoded, mixed_folder, ramp, write_files, write_tar
@@ -72,6 +76,24 @@ def test_options_variants_and_what_is_listed_last(model: Path, tmp_path: Path) -
     assert "all variants are alike" in run("tokenize", folder, "--variants", 2, "-m", model, "-o", out)
     assert "limit: 2 of 5 files were read" in run("tokenize", folder, "limit=2", "-m", model, "-o", out)
     assert load_codes(out).values.shape == (1, 2, 30)
+
+
+def test_a_tokenizer_without_codebook_gives_its_features(tmp_path: Path) -> None:
+    """What a generator of continuous tokens is trained on: moments, from which latents are drawn anew."""
+    torch.manual_seed(0)
+    sizes = AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4)
+    kl = KLAutoencoder(KLConfig(sizes, sides=(8,))).eval()
+    folder = write_files(tmp_path / "set", PICTURES)
+    out, saved = tmp_path / "codes.npz", pretrained.save(tmp_path / "kl", kl)
+    assert "4 pictures x 2, features 8x8x8 each, 2 classes" in run(
+        "tokenize", folder, "flip=true", "--variants", 2, "-m", saved, "-o", out
+    )
+    codes, data = load_codes(out), open_dataset(folder, size=16)
+    assert codes.kind == "features" and codes.values.shape == (2, 4, 8, 8, 8)
+    with torch.no_grad():
+        expected = kl.features(data.images(torch.arange(4)))
+    np.testing.assert_allclose(codes.values[0], expected, atol=2e-2, rtol=1e-3)
+    assert codes.fingerprint.endswith("-features")
 
 
 def test_help_has_examples() -> None:

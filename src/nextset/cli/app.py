@@ -38,6 +38,7 @@ def _register() -> None:
     from nextset.cli.convert import convert
     from nextset.cli.generate import generate
     from nextset.cli.judge import judge
+    from nextset.cli.locate import city, locate
     from nextset.cli.pictures import edit, inpaint, outpaint, reconstruct
     from nextset.cli.report import report
     from nextset.cli.systems import describe, systems
@@ -49,6 +50,8 @@ def _register() -> None:
         inpaint,
         outpaint,
         edit,
+        locate,
+        city,
         train,
         tokenize,
         report,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nextset.cli.options import console, wrote
+from nextset.cli.options import console, named, wrote
 from nextset.core.errors import NextsetError
 
 
@@ -45,14 +45,8 @@ def convert(
     from nextset.hub.convert import convert as read
     from nextset.hub.licences import licence_entries
     from nextset.nn.precision import resolve_dtype
-    from nextset.training.recipes import parse_value
 
-    options: dict[str, Any] = {}
-    for setting in settings or ():
-        name, equals, value = setting.partition("=")
-        if not equals or not name.isidentifier() or name in ("paths", "system", "dtype"):
-            raise NextsetError(f"--set has {setting!r}, but must be name=value, such as pixels=0.25M")
-        options[name] = parse_value(value)
+    options = named(settings, "pixels=0.25M", taken=("paths", "system", "dtype"))
     if sides is not None:
         try:
             options["sides"] = [int(s) for s in sides.split(",")]

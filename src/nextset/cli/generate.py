@@ -1,4 +1,4 @@
-"""`nextset generate`: pictures of prompts, or of classes."""
+"""`nextset generate`: pictures or clips of prompts, or of classes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from nextset.cli.options import (
     Model,
     Offload,
     Seed,
+    Settings,
     Smooth,
     Threads,
     TopK,
     TopP,
     console,
     load_pipeline,
+    named,
     sampling,
     wrote,
 )
-from nextset.cli.sheets import Live, frames, page
+from nextset.cli.sheets import Live, film, frames, page
 from nextset.core.errors import NextsetError, check_range
 
 TEXT = "For models that read text"
@@ -50,6 +52,11 @@ def generate(
     ),
     each: Annotated[Path | None, typer.Option("--each", help="Also write every picture into this folder.")] = None,
     gif: Annotated[Path | None, typer.Option("--gif", help="Also write an animation, scale by scale.")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option("--video", help="Also write the clips of a model of clips: .mp4, .gif, .webp, or a strip .png."),
+    ] = None,
+    fps: Annotated[float, typer.Option("--fps", help="Frames a second of --video, 1 to 50.")] = 8.0,
     preview: Annotated[bool, typer.Option("--preview", help="Show the pictures growing in the terminal.")] = False,
     columns: Annotated[int | None, typer.Option("--columns", help="Pictures in a row of the grid.")] = None,
     zoom: Annotated[int, typer.Option("--zoom", help="Enlarge pixels by this factor; 0 = to about 768 pixels.")] = 0,
@@ -94,13 +101,14 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     more_smooth: Smooth = False,
+    own: Settings = None,
     batch: Annotated[int, typer.Option("--batch", help="Pictures at a time; changes no picture.")] = 64,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     offload: Offload = False,
     threads: Threads = 0,
 ) -> None:
-    """Make pictures of prompts, or of classes.
+    """Make pictures, or clips, of prompts or of classes.
 
     Examples:
 
@@ -115,8 +123,17 @@ def generate(
       nextset generate -n 36 --seed 1 -o out/grid.png --gif out/grid.gif
 
       nextset generate -c heart -c food-fruit -n 8 --cfg 3
+
+      nextset generate -m models/mar-b -c 207 --set steps=32 --set head_steps=50-5
+
+      nextset generate --model MODEL-OF-CLIPS -n 9 --video out/clips.mp4
     """
     from nextset.data.images import save_gif, save_png
+    from nextset.data.video import check_video_path, save_video
+
+    check_range("fps", fps, 1, 50)
+    if video is not None:
+        check_video_path(video)
 
     prompts = _lines(prompts or [])
     if prompts and classes:
@@ -128,9 +145,11 @@ def generate(
         _list(pipe)
         return
     check_range("zoom", zoom, 0, 64, remedy="0 chooses one")
+    if video is not None and not pipe.makes_clips:
+        raise NextsetError(f"{pipe.name} makes pictures and no clips; leave out --video, or name another --model")
     for entry in lora or []:
         pipe.load_lora(*_adapter(entry))
-    settings: dict[str, Any] = sampling(cfg, top_k, top_p, more_smooth)
+    settings: dict[str, Any] = {**sampling(cfg, top_k, top_p, more_smooth), **named(own, "head_steps=50-5")}
     chosen: Any
     if reads:
         if not prompts:
@@ -195,15 +214,25 @@ def generate(
     seconds = time.perf_counter() - begun
     wrote(
         save_png(page(result.tensors, columns, zoom), out),
-        f"{len(result.tensors)} picture{'s' * (len(result.tensors) != 1)} in {seconds:.1f} s, seed {seed}",
+        f"{_count(result.tensors)} in {seconds:.1f} s, seed {seed}",
     )
+    if video:
+        made = result.tensors
+        wrote(save_video(film(made, columns, zoom), video, fps=fps), f"{made.shape[2]} frames, {fps:g} a second")
     if each:
-        for image, asked, (s, i) in zip(result.images, result.asked, result.seeds, strict=True):
+        kind = (video.suffix if video else ".gif") if pipe.makes_clips else ".png"
+        for image, asked, (s, i) in zip(result.tensors, result.asked, result.seeds, strict=True):
             name = asked if reads else pipe.class_names[asked] if asked < len(pipe.class_names) else str(asked)
-            save_png(image, each / f"{i:05d}-{_file_name(name)}-seed{s}.png")
+            path = each / f"{i:05d}-{_file_name(name)}-seed{s}{kind}"
+            save_video(image, path, fps=fps) if image.dim() == 4 else save_png(image, path)
         wrote(each, f"{len(result.tensors)} files")
     if gif:
         wrote(save_gif(frames(result.previews, columns, zoom), gif), f"{len(result.previews)} steps")
+
+
+def _count(made: Any) -> str:
+    """How many pictures or clips, in words."""
+    return f"{len(made)} {'clip' if made.dim() == 5 else 'picture'}{'s' * (len(made) != 1)}"
 
 
 def _lines(prompts: list[str]) -> list[str]:

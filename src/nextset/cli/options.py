@@ -39,6 +39,10 @@ TopP = Annotated[
     typer.Option("--top-p", help="Keep the likeliest tokens up to this mass; 0 = all. Default: the model's."),
 ]
 Smooth = Annotated[bool, typer.Option("--more-smooth", help="Mix codes instead of choosing one: smoother pictures.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the model's own, as name=value, such as steps=32; repeat it for several."),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="float32 (same picture on every machine), bfloat16, or auto: fast.")
 ]
@@ -54,6 +58,19 @@ def sampling(cfg: float | None, top_k: int | None, top_p: float | None, more_smo
     given = {"guidance_scale": cfg, "top_k": top_k, "top_p": top_p}
     settings = {k: v for k, v in given.items() if v is not None}
     return {**settings, "more_smooth": True} if more_smooth else settings
+
+
+def named(texts: list[str] | None, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What was given by --set, values as in a recipe. taken: names that are set otherwise."""
+    from nextset.training.recipes import parse_value
+
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in taken:
+            raise NextsetError(f"--set has {text!r}, but must be name=value, such as {example}")
+        found[name] = parse_value(value)
+    return found
 
 
 def use(device: str, threads: int) -> None:
@@ -77,10 +94,15 @@ def load_pipeline(
 ) -> Any:
     """The pipeline of the common options. asked_with: which packaged model is the default."""
     from nextset.hub.pretrained import default_model
-    from nextset.pipelines import load
+    from nextset.pipelines import Locator, load
 
     use(device, threads)
-    return load(model or default_model(asked_with), dtype=dtype, device=device, offload=offload)
+    pipe = load(model or default_model(asked_with), dtype=dtype, device=device, offload=offload)
+    if isinstance(pipe, Locator):
+        raise NextsetError(
+            f"{pipe.name} locates photos and makes no pictures; use `nextset locate`, or name another --model"
+        )
+    return pipe
 
 
 def parse_box(text: str, size: tuple[int, int]) -> Box:

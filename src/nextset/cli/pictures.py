@@ -14,18 +14,20 @@ from nextset.cli.options import (
     Dtype,
     Model,
     Seed,
+    Settings,
     Smooth,
     Threads,
     TopK,
     TopP,
     console,
     load_pipeline,
+    named,
     parse_box,
     sampling,
     use,
     wrote,
 )
-from nextset.cli.sheets import page
+from nextset.cli.sheets import film, page
 from nextset.core.errors import NextsetError
 
 if TYPE_CHECKING:
@@ -55,29 +57,62 @@ def _read(path: Path, size: tuple[int, int], fit_how: str) -> tuple[torch.Tensor
     return from_pil(fit(image, *size, how=fit_how))[None], (image.height, image.width)  # type: ignore[arg-type]
 
 
+def _read_clip(path: Path, spec: Any, fit_how: str) -> torch.Tensor:
+    """The clip at the model's size and number of frames (1, 3, T, H, W)."""
+    from nextset.data.video import read_video
+
+    if fit_how not in ("contain", "cover", "stretch"):
+        raise NextsetError(f"fit is {fit_how!r}, but must be contain, cover or stretch")
+    clip, notes = read_video(path, frames=spec.frames, size=spec.size, how=fit_how)  # type: ignore[arg-type]
+    for note in notes:
+        console.print(f"{path}: {note}")
+    return clip[None]
+
+
 def reconstruct(
-    image: Picture,
+    image: Annotated[
+        Path, typer.Argument(help="The picture; for a tokenizer of clips, a film, a GIF or WebP, or a strip of frames.")
+    ],
     out: Out = Path("reconstruct.png"),
+    video: Annotated[
+        Path | None, typer.Option("--video", help="Also write clip and reconstruction side by side: .mp4, .gif, .webp.")
+    ] = None,
+    fps: Annotated[float, typer.Option("--fps", help="Frames a second of --video, 1 to 50.")] = 8.0,
     model: Model = None,
     fit: Fit = "contain",
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Show what each scale of the tokenizer adds to a picture, with PSNR.
+    """Show what each scale of the tokenizer adds to a picture, with PSNR; or a clip and its reconstruction.
 
-    Example: nextset reconstruct cat.png -o out/cat.png
+    Examples:
+
+      nextset reconstruct cat.png -o out/cat.png
+
+      nextset reconstruct clip.mp4 --model TOKENIZER-OF-CLIPS --video out/both.gif
     """
     import torch
 
+    from nextset.core.errors import check_range
+    from nextset.core.spec import VideoSpec
     from nextset.data.images import save_png
+    from nextset.data.video import check_video_path, save_video
     from nextset.hub import pretrained
     from nextset.pipelines import reconstruct as rebuild
 
+    check_range("fps", fps, 1, 50)
+    if video is not None:
+        check_video_path(video)
     use(device, threads)
     loaded = pretrained.load(model or pretrained.default_model("class"), device=device)
     tokenizer = loaded.model if loaded.kind == "tokenizer" else loaded.model.tokenizer
-    x, _ = _read(image, tokenizer.spec.size, fit)
+    clips = isinstance(tokenizer.spec, VideoSpec)
+    if video is not None and not clips:
+        raise NextsetError(f"{loaded.name} reads pictures and no clips; leave out --video, or name another --model")
+    x = _read_clip(image, tokenizer.spec, fit) if clips else _read(image, tokenizer.spec.size, fit)[0]
     result = rebuild(tokenizer, x)
+    if video is not None:
+        wrote(save_video(film(torch.cat([x, result.scales[-1]]), 2, 0), video, fps=fps), "clip and reconstruction")
     table = Table("scale", "side", "tokens so far", "PSNR, dB", box=None, pad_edge=False)
     total = 0
     for k, ((h, w), value) in enumerate(zip(tokenizer.sides, result.psnr, strict=True)):
@@ -85,8 +120,8 @@ def reconstruct(
         table.add_row(str(k), f"{h}x{w}", str(total), f"{float(value[0]):.2f}")
     console.print(table)
     wrote(
-        save_png(page(torch.cat([x, *result.scales]), len(result.scales) + 1, 0), out),
-        "the picture, then scale by scale",
+        save_png(page(torch.cat([x, *result.scales]), 1 if clips else len(result.scales) + 1, 0), out),
+        "the clip, then its reconstruction" if clips else "the picture, then scale by scale",
     )
 
 
@@ -139,6 +174,7 @@ def inpaint(
     top_k: TopK = None,
     top_p: TopP = None,
     more_smooth: Smooth = False,
+    own: Settings = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 0,
@@ -158,7 +194,7 @@ def inpaint(
         classes,
         model,
         seed,
-        sampling(cfg, top_k, top_p, more_smooth),
+        {**sampling(cfg, top_k, top_p, more_smooth), **named(own, "steps=32")},
         dtype,
         device,
         threads,
@@ -179,6 +215,7 @@ def outpaint(
     top_k: TopK = None,
     top_p: TopP = None,
     more_smooth: Smooth = False,
+    own: Settings = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 0,
@@ -198,7 +235,7 @@ def outpaint(
         classes,
         model,
         seed,
-        sampling(cfg, top_k, top_p, more_smooth),
+        {**sampling(cfg, top_k, top_p, more_smooth), **named(own, "steps=32")},
         dtype,
         device,
         threads,
@@ -219,6 +256,7 @@ def edit(
     top_k: TopK = None,
     top_p: TopP = None,
     more_smooth: Smooth = False,
+    own: Settings = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 0,
@@ -238,7 +276,7 @@ def edit(
         classes,
         model,
         seed,
-        sampling(cfg, top_k, top_p, more_smooth),
+        {**sampling(cfg, top_k, top_p, more_smooth), **named(own, "steps=32")},
         dtype,
         device,
         threads,

@@ -1,4 +1,4 @@
-"""Pictures on one sheet, in a file or in the terminal while they grow."""
+"""Pictures or clips on one sheet, in a file or in the terminal while they grow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ if TYPE_CHECKING:
 
 
 def page(images: torch.Tensor, columns: int | None, zoom: int) -> torch.Tensor:
-    """One sheet of pictures, enlarged without blur."""
-    from nextset.data.images import grid
+    """One sheet of pictures (N, 3, H, W), or of clips (N, 3, T, H, W) as strips, enlarged without blur."""
+    from nextset.data.video import still
 
-    sheet = grid(images.clamp(-1, 1), columns)
-    factor = zoom or max(1, round(768 / max(sheet.shape[-2:])))
-    return sheet.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return enlarged(still(images.clamp(-1, 1), columns), zoom, 768)
+
+
+def film(videos: torch.Tensor, columns: int | None, zoom: int) -> torch.Tensor:
+    """Clips (N, 3, T, H, W) side by side as one (3, T, H', W'), enlarged without blur."""
+    from nextset.data.video import side_by_side
+
+    videos = videos.clamp(-1, 1)
+    return enlarged(videos[0] if len(videos) == 1 else side_by_side(videos, columns), zoom, 512)
+
+
+def enlarged(pictures: torch.Tensor, zoom: int, side: int) -> torch.Tensor:
+    """(..., H, W) with each pixel `zoom` pixels a side; 0: so that the larger side has about `side`."""
+    factor = zoom or max(1, round(side / max(pictures.shape[-2:])))
+    return pictures.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def frames(previews: list[torch.Tensor], columns: int | None, zoom: int) -> list[torch.Tensor]:
@@ -48,9 +60,10 @@ def blocks(images: torch.Tensor, columns: int | None, width: int) -> Any:
     from rich.text import Text
     from torch.nn.functional import interpolate
 
-    from nextset.data.images import grid, to_uint8
+    from nextset.data.images import to_uint8
+    from nextset.data.video import still
 
-    sheet = grid(images[:16], columns, pad=1)[None]
+    sheet = still(images[:16], columns, count=4)[None]
     w = min(width - 1, sheet.shape[-1])
     h = max(2, round(sheet.shape[-2] * w / sheet.shape[-1] / 2) * 2)
     pixels = to_uint8(interpolate(sheet, size=(h, w), mode="area")[0]).permute(1, 2, 0).tolist()

@@ -49,7 +49,10 @@ def train(
 
 def tokenize(
     source: Annotated[
-        str, typer.Argument(help="Data: emoji, a folder of pictures, an .npz, .tar shards, or hf:owner/name.")
+        str,
+        typer.Argument(
+            help="Data: emoji, moving-shapes, a folder of pictures, clips:FOLDER, .npz, .tar shards, hf:owner/name."
+        ),
     ],
     options: Annotated[
         list[str] | None, typer.Argument(help="Options as in a recipe's \\[data], such as flip=true limit=1000.")
@@ -78,7 +81,7 @@ def tokenize(
       nextset tokenize hf:owner/name:train label_column=fine_label
     """
     from nextset.data.codes import encode_dataset, save_codes
-    from nextset.data.dataset import open_dataset
+    from nextset.data.dataset import check_fits, open_dataset
     from nextset.data.inventory import inventory, summary
     from nextset.hub import pretrained
 
@@ -88,10 +91,14 @@ def tokenize(
     tokenizer = loaded.model if loaded.kind == "tokenizer" else loaded.model.tokenizer
     with _bar("reading") as advance:
         data = open_dataset(source, size=tokenizer.spec.size[0], progress=advance, **chosen)
+    check_fits(data, tokenizer.spec)
     with _bar("tokenizing") as advance:
         codes = encode_dataset(data, tokenizer, variants=variants, seed=seed, progress=advance)
     save_codes(out, codes)
-    what = f"{len(codes):,} pictures x {variants}, {codes.values.shape[-1]} ids each, {len(codes.class_names)} classes"
+    kind = "clips" if hasattr(data, "frames") else "pictures"
+    shape = codes.values.shape[2:]
+    each = f"{shape[0]} ids" if codes.kind == "codes" else f"features {'x'.join(map(str, shape))}"
+    what = f"{len(codes):,} {kind} x {variants}, {each} each, {len(codes.class_names)} classes"
     wrote(out, what + (", with captions" if codes.captions else ""))
     if variants > 1 and not data.augmented:
         console.print("note: all variants are alike, for nothing is augmented; add flip=true or crop=random")

@@ -103,11 +103,13 @@ def encode_dataset(
     progress: Callable[[int, int], None] | None = None,
 ) -> Codes:
     """Codes of every item of a data set, `variants` times; deterministic for one seed. features: what the tokenizer makes
-    before it quantises, instead."""
+    before it quantises, instead; always so where it does not quantise."""
     if variants < 1:
         raise NextsetError(f"variants is {variants}, but must be at least 1")
+    batch = max(1, batch // getattr(dataset, "frames", 1))  # it counts pictures
     noise = Noise(seed, "codes")
     vocabulary = tokenizer.spec.vocabulary
+    features = features or (vocabulary is None and tokenizer.spec.lanes is None)
     kind = np.float16 if features else np.int16 if vocabulary is not None and vocabulary <= 2**15 else np.int32
     encode, made = (tokenizer.features, torch.float32) if features else (tokenizer.encode, torch.int64)
     device = next(tokenizer.parameters(), torch.empty(0)).device if isinstance(tokenizer, nn.Module) else "cpu"

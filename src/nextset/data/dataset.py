@@ -1,4 +1,5 @@
-"""Data sets of pictures behind one small interface: emoji, a folder, packed files, shards, or Hugging Face's.
+"""Data sets of pictures or clips behind one small interface: those rendered here, a folder, packed files, shards, or
+Hugging Face's.
 
 Who trains, caches codes or measures asks for `Dataset` and knows nothing of where the pictures come from.
 """
@@ -15,27 +16,38 @@ from torch import Tensor
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
+from nextset.core.spec import ImageSpec, VideoSpec
+from nextset.data.clips import PREFIX as CLIPS
+from nextset.data.clips import ClipOptions, read_clips
 from nextset.data.emoji import FONT, NAMES, Captions, Held, balanced_weights, open_emoji
 from nextset.data.folder import ENDINGS, read_folder
 from nextset.data.framing import PictureOptions
 from nextset.data.huggingface import PREFIX, HubOptions, read_hub
 from nextset.data.packed import read_npz
 from nextset.data.pictures import Pictures, Progress
+from nextset.data.shapes import MovingShapes, ShapesOptions
 from nextset.data.shards import read_shards
 
 __all__ = [
     "EMOJI",
+    "SHAPES",
+    "ClipOptions",
     "Dataset",
     "EmojiOptions",
     "HubOptions",
     "PictureOptions",
+    "ShapesOptions",
+    "VideoDataset",
     "balanced_weights",
     "cache_folder",
+    "check_fits",
     "open_dataset",
 ]
 
 
-EMOJI = "emoji"  # the source that is rendered here and not read
+# the sources that are rendered here and not read
+EMOJI = "emoji"
+SHAPES = "moving-shapes"
 
 
 class Dataset(Protocol):
@@ -79,6 +91,24 @@ class Dataset(Protocol):
     def fingerprint(self) -> str: ...
 
 
+class VideoDataset(Dataset, Protocol):
+    """Clips of `frames` frames: `images` gives (B, 3, frames, size, size)."""
+
+    @property
+    def frames(self) -> int: ...
+
+
+def check_fits(data: Dataset, spec: ImageSpec) -> None:
+    """Refuse a data set that a tokenizer cannot read: clips for pictures, pictures for clips, clips of another size."""
+    frames = getattr(data, "frames", None)
+    wanted = spec.frames if isinstance(spec, VideoSpec) else None
+    if (frames, data.size) == (wanted, spec.size[0]) or (frames is wanted is None):
+        return
+    have = f"pictures of {data.size} pixels" if frames is None else f"clips of {frames} frames and {data.size} pixels"
+    reads = "pictures" if wanted is None else f"clips of {wanted} frames and {spec.size[0]} pixels"
+    raise NextsetError(f"{data.source} has {have}, but the tokenizer reads {reads}; change the one or the other")
+
+
 @dataclasses.dataclass(frozen=True)
 class EmojiOptions(Config):
     """What a recipe may say about emoji: see `open_emoji`."""
@@ -110,17 +140,22 @@ def open_dataset(
 ) -> Dataset:
     """A data set by name or place.
 
-    source: "emoji"; a folder of pictures; an `.npz`; WebDataset shards (a `.tar`, a folder of them, or a pattern such as
-    `data-{0000..0003}.tar`); or `hf:owner/name[:split]`, `hf:FOLDER`. size: pixels a side, 8..4096. cache: where emoji
-    are kept once rendered (`cache_folder()` by default). progress(done, total) is called as pictures are read. options:
-    `EmojiOptions` for emoji, `HubOptions` for hf, `PictureOptions` for the others; an unknown one is refused with the
-    nearest name.
+    source: "emoji"; "moving-shapes" (clips); `clips:FOLDER`; a folder of pictures; an `.npz`; WebDataset shards (a
+    `.tar`, a folder of them, or a pattern such as `data-{0000..0003}.tar`); or `hf:owner/name[:split]`, `hf:FOLDER`.
+    size: pixels a side, 8..4096. cache: where emoji are kept once rendered (`cache_folder()` by default).
+    progress(done, total) is called as pictures are read. options: `EmojiOptions` for emoji, `ShapesOptions` for
+    moving-shapes, `ClipOptions` for clips, `HubOptions` for hf, `PictureOptions` for the others; an unknown one is
+    refused with the nearest name.
     """
     check_range("size", size, 8, 4096)
     text = str(source)
     if text == EMOJI:
         emoji = EmojiOptions.from_dict(options)
         return open_emoji(size, Path(cache) if cache is not None else cache_folder(), **emoji.to_dict())
+    if text == SHAPES:
+        return MovingShapes(size, ShapesOptions.from_dict(options))
+    if text.startswith(CLIPS):
+        return read_clips(text.removeprefix(CLIPS), size, ClipOptions.from_dict(options), progress=progress)
     if text.startswith(PREFIX):
         return read_hub(text, size, HubOptions.from_dict(options), progress=progress)
     return _local(source, size, PictureOptions.from_dict(options), progress)
@@ -136,5 +171,5 @@ def _local(source: str | Path, size: int, options: PictureOptions, progress: Pro
     if path.suffix == ".npz":
         return read_npz(path, size, options, progress=progress)
     what = "is neither a folder nor an .npz or .tar file" if path.exists() else "does not exist"
-    kinds = "emoji, a folder of pictures, an .npz, .tar shards or hf:owner/name"
+    kinds = "emoji, a folder of pictures, an .npz, .tar shards, hf:owner/name, moving-shapes, or clips:FOLDER"
     raise NextsetError(f"data source {str(source)!r} {what}; give {kinds}")

@@ -13,6 +13,7 @@ import re
 import stat
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,39 @@ def decode(
         if _several(opened):
             notes.append(f"{opened.format} with several frames: the first is used")
         return picture, notes
+
+
+def decode_frames(
+    source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """All frames of an animated GIF, WebP or PNG, one after another, as RGB, or RGBA where some of it is transparent.
+
+    A picture that does not move is one frame. max_pixels: of one frame. Errors: see `decode`.
+    """
+    name = name or ("the image" if isinstance(source, bytes) else str(source))
+    data = source if isinstance(source, bytes) else _bytes(Path(source), name)
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened = _open(data, name, max_pixels)
+    index, moving = 0, True
+    while moving:
+        with _LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                if index:
+                    opened.seek(index)
+                opened.load()
+                frame = _colours(opened, [], False)
+            except EOFError:
+                if index:
+                    return
+                raise NextsetError(f"{name} is cut short before its first frame; get it again") from None
+            except Exception as error:  # a hostile file can make a decoder raise anything
+                reason = " ".join(str(error).split())[:120] or type(error).__name__
+                raise NextsetError(f"{name} is damaged at frame {index} ({reason}); get it again") from error
+            moving = index > 0 or getattr(opened, "format", "") in ("GIF", "WEBP", "PNG")
+        yield frame
+        index += 1
 
 
 def _bytes(path: Path, name: str) -> bytes:

@@ -111,12 +111,18 @@ def grid(images: Tensor, columns: int | None = None, pad: int = 2) -> Tensor:
     return out
 
 
+def check_picture_path(path: str | Path) -> None:
+    """Refuse a path whose ending no picture is written as, before anything is made."""
+    ending = Path(path).suffix
+    if (ending.lower() or ".png") not in _KINDS:
+        raise NextsetError(f"{path} ends in {ending!r}, but pictures are written as {', '.join(_KINDS)}")
+
+
 def save_png(image: Tensor | Image.Image, path: str | Path) -> Path:
     """Write a picture atomically, parent folders included; the ending decides the format (PNG when there is none)."""
     path = Path(path)
-    kind, options = _KINDS.get(path.suffix.lower() or ".png", (None, {}))
-    if kind is None:
-        raise NextsetError(f"{path} ends in {path.suffix!r}, but pictures are written as {', '.join(_KINDS)}")
+    check_picture_path(path)
+    kind, options = _KINDS[path.suffix.lower() or ".png"]
     picture = image if isinstance(image, Image.Image) else to_pil(image)
     buffer = io.BytesIO()
     try:

@@ -11,9 +11,9 @@ from nextset.data.dataset import Dataset
 def inventory(data: Dataset) -> dict[str, Any]:
     """A dict that JSON can hold.
 
-    source: where the pictures come from. pictures: how many. size: pixels a side. classes: pictures by class name.
-    captions: how many pictures have one. skipped: a line for each file that was left out. converted: how many files
-    needed which conversion. notes: what else a person should know, such as classes of a single picture.
+    source: where the pictures come from. pictures: how many. size: pixels a side. frames: of a clip, where they are
+    clips. classes: pictures by class name. captions: how many pictures have one. skipped: a line for each file that was
+    left out. converted: how many files needed which conversion. notes: what else a person should know, such as classes of a single picture.
     """
     counts = Counter(data.labels.tolist())
     classes: Counter[str] = Counter()
@@ -23,6 +23,7 @@ def inventory(data: Dataset) -> dict[str, Any]:
         "source": data.source,
         "pictures": len(data),
         "size": data.size,
+        **({"frames": data.frames} if hasattr(data, "frames") else {}),
         "classes": dict(classes),
         "captions": sum(bool(caption) for caption in data.captions or []),
         "skipped": list(data.skipped),

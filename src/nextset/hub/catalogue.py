@@ -112,7 +112,7 @@ class Number(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Record(Config):
-    """One system."""
+    """One system. entry: python path of its class; also: those of other models of its folder, such as a baseline, by name."""
 
     slug: str
     title: str
@@ -130,6 +130,7 @@ class Record(Config):
     capabilities: tuple[str, ...]
     axes: Axes
     entry: str = ""
+    also: dict[str, str] = dataclasses.field(default_factory=dict)
     claim: str = ""
     doc: str = ""
     example: str = ""

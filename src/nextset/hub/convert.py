@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nextset.core.errors import NextsetError, nearest
 from nextset.core.weights import Weights, groups, join
 from nextset.hub.catalogue import list_systems
+from nextset.tokenizers import bridge_diffusers
 
 Parts = dict[str, Mapping[str, Tensor]]
 
@@ -32,14 +33,18 @@ def convert(
 
     paths: files, shards, indexes of shards, or folders of them (`core.weights.groups`). system: slug, when the files
     alone do not decide. dtype: to load in, for systems that cast each weight as it arrives; None = float32. options: what
-    no tensor tells (see the system's `read`).
+    no tensor tells (see the system's `read`). A folder that diffusers wrote of a KL autoencoder is read as well
+    (`tokenizers.bridge_diffusers`).
     """
+    if len(paths) == 1 and bridge_diffusers.is_folder(paths[0]):
+        refuse_unknown(options, bridge_diffusers.from_diffusers, ("source",))
+        return bridge_diffusers.from_diffusers(paths[0], **options)
     files = groups(paths)
     states = [Weights.of(group) for group in files]
-    reader, asked = _recognise(states, system)
+    reader, asked, known = _recognise(states, system)
     parts: Parts = {}
     for group, state in zip(files, states, strict=True):
-        found = reader.components(state, asked=asked) or reader.components(state, asked=True)
+        found = reader.components(state, asked=asked) or (reader.components(state, asked=True) if known else {})
         if not found:
             first, what = next(iter(state), "nothing"), system or "any system that is available"
             raise NextsetError(
@@ -48,19 +53,26 @@ def convert(
         for name, part in found.items():  # shards go together; a part that is there again replaces the first
             again = any(n in parts.get(name, {}) for n in part)
             parts[name] = part if again or name not in parts else join(parts[name], part)
-    settings = inspect.signature(reader.read).parameters
-    if dtype is not None and "dtype" in settings:
+    refuse_unknown(options, reader.read, ("parts", "dtype", "generator"))
+    if dtype is not None and "dtype" in inspect.signature(reader.read).parameters:
         options["dtype"] = dtype
-    if not any(p.kind is p.VAR_KEYWORD for p in settings.values()):
-        known = [name for name in settings if name not in ("parts", "dtype", "generator")]
-        for name in options:
-            if name not in settings:
-                raise NextsetError(f"these files have no setting {name!r}: {nearest(name, known)}")
     return reader.read(parts, **options)
 
 
-def _recognise(states: Sequence[Weights], system: str | None) -> tuple[ModuleType, bool]:
-    """The module that knows most of the files, and whether it was named. Names and shapes decide; no value is read."""
+def refuse_unknown(options: Mapping[str, Any], read: Callable[..., Any], own: Sequence[str]) -> None:
+    """Refuse what a reader does not ask for. own: its arguments that nobody gives; they are not suggested."""
+    settings = inspect.signature(read).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in settings.values()):
+        return
+    for name in options:
+        if name not in settings:
+            known = [each for each in settings if each not in own]
+            raise NextsetError(f"these files have no setting {name!r}: {nearest(name, known)}")
+
+
+def _recognise(states: Sequence[Weights], system: str | None) -> tuple[ModuleType, bool, bool]:
+    """The module that knows most of the files, whether it was named, and whether it knows any. Names and shapes decide; no
+    value is read."""
     readers = [r for r in list_systems(state="available") if "convert" in r.capabilities]
     records = [r for r in readers if system in (None, r.slug)]
     if not records:
@@ -75,4 +87,4 @@ def _recognise(states: Sequence[Weights], system: str | None) -> tuple[ModuleTyp
         if recognised > best[0]:
             best = (recognised, module)
     assert best[1] is not None
-    return best[1], system is not None
+    return best[1], system is not None, best[0] > 0

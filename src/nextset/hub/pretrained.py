@@ -42,6 +42,7 @@ TOKENIZERS = {
     "flexible_vq": "nextset.tokenizers.flexible:FlexibleVQ",
     "frequency_vq": "nextset.tokenizers.frequency:FrequencyVQ",
     "kl": "nextset.tokenizers.kl:KLAutoencoder",
+    "larp": "nextset.tokenizers.larp:Larp",
     "multiscale_vq": "nextset.tokenizers.multiscale:MultiScaleVQ",
     "vq": "nextset.tokenizers.vq:VQTokenizer",
 }
@@ -69,8 +70,13 @@ def class_of(path: str) -> type[Any]:
 
 
 def system_class(slug: str) -> type[Any]:
-    """The class of an available system."""
+    """The class of an available system, or of another model of its folder: "slug/name" (its record's `also`)."""
+    slug, _, part = slug.partition("/")
     record = get_record(slug)
+    if part and record.state == "available":
+        if part not in record.also:
+            raise NextsetError(f"{slug} has no model {part!r}: {nearest(part, record.also)}")
+        return class_of(record.also[part])
     if record.state != "available" or not record.entry:
         raise NextsetError(f"{slug} is planned, not available yet; see `nextset systems --state available`")
     return class_of(record.entry)
@@ -86,6 +92,8 @@ def default_model(asked_with: str = "text") -> str:
     """Name of the model that is used when none is given, by what it is asked with ("text" or "class"); it stands in data
     (`assets/defaults.toml`)."""
     defaults = tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())
+    if asked_with not in defaults["generate"]:
+        raise NextsetError(f"no packaged model is asked with a {asked_with}; name one with --model, or train it first")
     return str(defaults["generate"][asked_with])
 
 
@@ -137,9 +145,9 @@ def load(
     if info["kind"] == "tokenizer":
         model = _build(folder, info, TOKENIZERS, "type", kind, device)
     else:
-        tokenizer = load(folder / "tokenizer", dtype=dtype, device=device)
         model = _build(folder, info, None, "system", kind, "cpu" if offload else device)
-        model.attach(tokenizer.model)
+        if hasattr(model, "attach"):  # a system that makes no pictures has no tokenizer
+            model.attach(load(folder / "tokenizer", dtype=dtype, device=device).model)
         if offload:
             offload_blocks(model, device)
     if info.get("licence_notice"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from nextset.core import processes
 from nextset.core.errors import NextsetError, nearest
 from nextset.core.protocols import Job
+from nextset.core.spec import VideoSpec
 from nextset.data.codes import Codes
 from nextset.data.dataset import cache_folder
 from nextset.text.words import vocabulary
@@ -30,6 +32,8 @@ def sizes_of(cls: type[Any], tokenizer: Any) -> dict[str, Any]:
     """The fields of a generator's config that its tokenizer decides."""
     spec = tokenizer.spec
     known: dict[str, Any] = {"vocabulary": spec.vocabulary, "channels": spec.channels, "patch": spec.patch}
+    if isinstance(spec, VideoSpec):
+        known["grid"] = spec.grid
     if hasattr(getattr(tokenizer, "config", None), "sides"):
         known["sides"] = tokenizer.config.sides
     fields = {field.name for field in dataclasses.fields(cls.config_type)}
@@ -41,6 +45,16 @@ def settings_known(job: Callable[..., Job]) -> list[str]:
     return [name for name in inspect.signature(job).parameters if name not in _ASKED]
 
 
+def check_setting(job: Callable[..., Job], name: str, value: Any) -> None:
+    """Refuse words where a setting of `job` is a number, and fractions where it is a whole one. Its range is the system's."""
+    kinds = {kind.strip() for kind in str(inspect.signature(job).parameters[name].annotation).split("|")}
+    if value is None or not kinds & {"int", "float"} or kinds - {"int", "float", "None"}:
+        return
+    whole = "float" not in kinds
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise NextsetError(f"{name} is {value!r}, but must be a {'whole ' if whole else ''}number")
+
+
 def settings_of(recipe: Recipe, cls: type[Any], own: tuple[str, ...]) -> dict[str, Any]:
     """[sample] without `own`: settings of the system's `job`."""
     sampling = {k: v for k, v in recipe.sample.items() if k not in ("store", *own)}
@@ -48,6 +62,7 @@ def settings_of(recipe: Recipe, cls: type[Any], own: tuple[str, ...]) -> dict[st
     for name in sampling:
         if name not in known:
             raise NextsetError(f"[sample] has no entry {name!r}: {nearest(name, [*known, *own, 'store'])}")
+        check_setting(cls.job, name, sampling[name])
     return sampling
 
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from nextset.core import processes
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
+from nextset.core.spec import VideoSpec
 from nextset.data.codes import Codes, codes_fingerprint, encode_dataset, load_codes, save_codes
-from nextset.data.dataset import open_dataset
+from nextset.data.dataset import check_fits, open_dataset
 from nextset.data.emoji import balanced_weights
-from nextset.data.images import grid, save_png
+from nextset.data.images import save_png
 from nextset.data.inventory import inventory, summary
+from nextset.data.video import save_video, side_by_side, still
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
 from nextset.hub.classifiers import train_by_recipe
@@ -55,9 +57,12 @@ def train(
             raise NextsetError("a classifier is trained in one go and leaves no checkpoints; leave out --resume")
         return None, train_by_recipe(recipe, folder, console)
     torch.manual_seed(recipe.train.seed)  # initial weights; everything later is drawn from counter-based noise
-    from nextset.hub.lora_run import lora_run  # here: it builds on this file
+    from nextset.hub.examples_run import examples_run  # here: they build on this file
+    from nextset.hub.lora_run import lora_run
 
     builder = {"tokenizer": _tokenizer_run, "generator": _generator_run, "lora": lora_run}[recipe.kind]
+    if recipe.kind == "generator" and hasattr(pretrained.system_class(str(recipe.system)), "examples"):
+        builder = examples_run
     trainer, publish = builder(recipe, folder, console)
     if resume:
         trainer.resume()
@@ -71,7 +76,8 @@ def dataset_of(recipe: Recipe, console: Console) -> Any:
     source = options.pop("source", None)
     if not source:
         raise NextsetError(
-            "data.source is missing; give emoji, a folder, an .npz, .tar shards or hf:owner/name: data.source=my/pictures"
+            "data.source is missing; give emoji, moving-shapes, a folder, clips:FOLDER, an .npz, .tar shards or hf:owner/name: "
+            "data.source=my/pictures"
         )
     data = open_dataset(source, **options)
     for line in summary(inventory(data)):
@@ -80,7 +86,10 @@ def dataset_of(recipe: Recipe, console: Console) -> Any:
 
 
 def _grid_writer(path: Path, images: Tensor) -> None:
-    save_png(grid(images), path)
+    """Pictures as a grid; clips as strips, and beside them as an animation of the grid."""
+    save_png(still(images), path)
+    if images.dim() == 5:
+        save_video(side_by_side(images), path.with_suffix(".gif"))
 
 
 def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
@@ -92,9 +101,12 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         raise NextsetError(f"model.type is {kind!r}, but must be one of {', '.join(pretrained.TOKENIZERS)}")
     cls = pretrained.class_of(pretrained.TOKENIZERS[kind])
     model = channels_last(cls(cls.config_type.from_dict(model_config), objective)).to(processes.device())
+    check_fits(data, model.spec)  # type: ignore[arg-type]
     batches = Batches(len(data), recipe.train.batch, recipe.train.seed)
     noise = Noise(recipe.train.seed, "data")
     shown = torch.linspace(0, len(data) - 1, 32).long()
+    if hasattr(data, "frames"):  # clips take the room of several pictures; one further each time, as classes take turns
+        shown = torch.arange(16) * (len(data) // 16 + 1) % len(data)
 
     def batch(i: int) -> dict[str, Tensor]:
         return {"images": data.images(batches.indices(i), noise, batches.samples(i))}
@@ -145,7 +157,8 @@ def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, cons
         expected = codes_fingerprint(data, tokenizer, variants, recipe.train.seed, features)
         if path.exists() and load_codes(path).fingerprint == expected:
             return
-        console.print(f"tokenizing {len(data):,} pictures x {variants} ...")
+        items = "clips" if hasattr(data, "frames") else "pictures"
+        console.print(f"tokenizing {len(data):,} {items} x {variants} ...")
         save_codes(path, encode_dataset(data, tokenizer, variants=variants, seed=recipe.train.seed, features=features))
 
     processes.by_first(make)
@@ -160,6 +173,7 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     tokenizer = pretrained.load(recipe.data["tokenizer"])
     coder = tokenizer.model if tokenizer.kind == "tokenizer" else tokenizer.model.tokenizer
     data = dataset_of(recipe, console)
+    check_fits(data, coder.spec)
     assert recipe.system is not None
     cls = pretrained.system_class(recipe.system)
     codes = codes_of(recipe, data, coder, folder, console, getattr(cls, "trained_on", "codes") == "features")
@@ -212,14 +226,15 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     return trainer, publish
 
 
-def card(recipe: Recipe, model: nn.Module, trainer: Trainer, codes: Codes) -> str:
+def card(recipe: Recipe, model: Any, trainer: Trainer, codes: Codes) -> str:
     """The model card of a run: what it is, what it was trained on, for how long."""
     count = sum(p.numel() for p in model.parameters())
+    items = "clips" if isinstance(model.tokenizer.spec, VideoSpec) else "pictures"
     return f"""# {recipe.name}
 
 A `{recipe.system}` generator of {count:,} parameters, trained by nextset from the recipe `{recipe.name}`.
 
-- data: `{recipe.data.get("source")}` at {recipe.data.get("size", 64)} pixels, {len(codes):,} pictures in {len(codes.class_names)} classes
+- data: `{recipe.data.get("source")}` at {recipe.data.get("size", 64)} pixels, {len(codes):,} {items} in {len(codes.class_names)} classes
 - training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {trainer.elapsed / 60:.0f} minutes, {recipe.train.dtype}
 - use: `nextset generate --model <this folder>`
 

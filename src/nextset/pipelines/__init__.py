@@ -8,17 +8,28 @@ from typing import Any
 from nextset.hub import pretrained
 from nextset.pipelines.base import Generator, Output, Reconstruction, reconstruct
 from nextset.pipelines.classes import Pipeline
+from nextset.pipelines.locate import Located, Locator
 from nextset.pipelines.text import TextPipeline
 
-__all__ = ["Generator", "Output", "Pipeline", "Reconstruction", "TextPipeline", "load", "reconstruct"]
+__all__ = [
+    "Generator",
+    "Located",
+    "Locator",
+    "Output",
+    "Pipeline",
+    "Reconstruction",
+    "TextPipeline",
+    "load",
+    "reconstruct",
+]
 
-KINDS: dict[str, type[Any]] = {kind.asked_with: kind for kind in (Pipeline, TextPipeline)}
+KINDS: dict[str, type[Any]] = {kind.asked_with: kind for kind in (Pipeline, TextPipeline, Locator)}
 
 
 def load(name: str | Path | None = None, *, dtype: str = "float32", device: str = "cpu", offload: bool = False) -> Any:
     """A pipeline for the model of a folder, a packaged name or a hub name; the default model when no name is given.
 
-    What it is asked with decides which: `Pipeline` for classes, `TextPipeline` for prompts. offload: the blocks stay in the
+    What it is asked with decides which: `Pipeline` for classes, `TextPipeline` for prompts, `Locator` for photos. offload: the blocks stay in the
     CPU's memory and come to the device one after another.
     """
     chosen = pretrained.default_model() if name is None else name

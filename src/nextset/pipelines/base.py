@@ -18,11 +18,13 @@ from nextset.core.errors import NextsetError, check_range, nearest
 from nextset.core.events import Event, Preview
 from nextset.core.noise import Noise
 from nextset.core.protocols import Job
+from nextset.core.spec import VideoSpec
 from nextset.data.images import to_pil
+from nextset.data.video import save_video, side_by_side, strips
 from nextset.engine.run import Run, proceed
 from nextset.engine.search import KeepLikeliest
 from nextset.hub import lora, pretrained
-from nextset.hub.requests import settings_known
+from nextset.hub.requests import check_setting, settings_known
 from nextset.nn.losses import psnr
 
 OnEvent = Callable[[int, Event], None] | None
@@ -32,9 +34,10 @@ OnEvent = Callable[[int, Event], None] | None
 class Output:
     """What a request made.
 
-    tensors: (N, 3, H, W) float32 in [-1, 1]. images: the same as PIL pictures. tokens: codes (N, L) or bits (N, L, D).
-    asked: the class id or the prompt of each. seeds: (seed, index) of each picture: `pipe(..., seed=seed,
-    indices=[index])` makes it again alone. previews: one (N, 3, H, W) a step, when asked for.
+    tensors: (N, 3, H, W) float32 in [-1, 1], or clips (N, 3, T, H, W). images: the same as PIL pictures, a strip of its
+    frames for each clip. tokens: codes (N, L) or bits (N, L, D). asked: the class id or the prompt of each. seeds: (seed,
+    index) of each picture: `pipe(..., seed=seed, indices=[index])` makes it again alone. previews: one like `tensors` a
+    step, when asked for.
     """
 
     tensors: Tensor
@@ -45,7 +48,14 @@ class Output:
 
     @property
     def images(self) -> list[Image.Image]:
-        return [to_pil(t) for t in self.tensors]
+        return [to_pil(t) for t in (strips(self.tensors) if self.tensors.dim() == 5 else self.tensors)]
+
+    def save_video(self, path: str | Path, *, fps: float = 8.0, columns: int | None = None) -> Path:
+        """Write the clips as one, side by side when there are several: `.mp4`, `.gif`, `.webp`, or a strip `.png`."""
+        if self.tensors.dim() != 5:
+            raise NextsetError("pictures do not move; save them by `images`, or take a model of clips")
+        clip = side_by_side(self.tensors, columns) if len(self.tensors) > 1 else self.tensors[0]
+        return save_video(clip, path, fps=fps)
 
     @property
     def classes(self) -> Tensor:
@@ -60,7 +70,7 @@ class Output:
 
 @dataclasses.dataclass
 class Reconstruction:
-    """An image through the tokenizer: scales[k] (N, 3, H, W) after scale k, psnr[k] (N,) in dB, tokens (N, L)."""
+    """An image, or a clip, through the tokenizer: scales[k] like it after scale k, psnr[k] (N,) in dB, tokens (N, L)."""
 
     scales: list[Tensor]
     psnr: list[Tensor]
@@ -134,6 +144,11 @@ class Generator:
         """The adapters that are loaded, with their scales."""
         return lora.loras(self.system)
 
+    @property
+    def makes_clips(self) -> bool:
+        """Whether it makes clips (N, 3, T, H, W), and not pictures."""
+        return isinstance(self.tokenizer.spec, VideoSpec)
+
     # ---- settings
 
     def settings(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +157,7 @@ class Generator:
         for name in given:
             if name not in known:
                 raise NextsetError(f"{self.name} has no setting {name!r}: {nearest(name, known)}")
+            check_setting(self.system.job, name, given[name])
         return {**self.defaults, **{k: v for k, v in given.items() if v is not None}}
 
     def search(self, candidates: int | None, decide_at: int | None, steps: int) -> tuple[int, int]:
@@ -166,6 +182,7 @@ class Generator:
         previews: bool = False,
         on_event: OnEvent = None,
         cache: str | None = None,
+        compile: bool = False,
     ) -> list[tuple[Tensor, Tensor, list[Tensor]]]:
         """(images, codes, previews) of the parts of a request. job: of some of its rows, by their places (n,); where: (N,)
         image index of each row."""
@@ -174,7 +191,7 @@ class Generator:
         for start in range(0, len(where), batch):
             rows = torch.arange(start, min(start + batch, len(where))).repeat_interleave(several)
             search = [KeepLikeliest(several, at)] if several > 1 else []
-            run = Run.of(job(rows), noise, where[rows], cache=cache, controllers=search)
+            run = Run.of(job(rows), noise, where[rows], cache=cache, controllers=search, compile=compile)
             run.attempt = torch.arange(several).repeat(len(rows) // several) << 16
             parts.append(self._finish(run, previews, start, on_event))
         return parts
@@ -203,7 +220,7 @@ class Generator:
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Reconstruction:
-        """What each scale adds: images (N, 3, H, W) in [-1, 1] of the model's size."""
+        """What each scale adds: images (N, 3, H, W), or clips (N, 3, T, H, W), in [-1, 1] of the model's size."""
         return reconstruct(self.tokenizer, images)
 
     def fits(self, images: Tensor) -> Tensor:
@@ -218,7 +235,7 @@ class Generator:
 
 
 def reconstruct(tokenizer: Any, images: Tensor) -> Reconstruction:
-    """Encode images (N, 3, H, W) in [-1, 1] and decode them again after every scale."""
+    """Encode images (N, 3, H, W), or clips (N, 3, T, H, W), in [-1, 1] and decode them again after every scale."""
     weight = next(tokenizer.encoder.parameters())
     codes = tokenizer.encode(images.to(weight.device, weight.dtype))
     scales = [tokenizer.decode(codes, upto=k + 1).cpu() for k in range(len(tokenizer.sides))]

@@ -94,6 +94,7 @@ class Pipeline(Generator):
         previews: bool = False,
         on_event: OnEvent = None,
         cache: str | None = None,
+        compile: bool = False,
         candidates: int | None = None,
         decide_at: int | None = None,
         **settings: Any,
@@ -104,6 +105,7 @@ class Pipeline(Generator):
         (a list is repeated up to it). seed: every picture is a function of (seed, its index, its class and settings) and
         of nothing else. candidates: begin each picture so many times and go on, after step `decide_at`, with the likeliest
         beginning (see `engine.search`); 1 = plain sampling. indices: make just these indices of a request. batch: pictures at a time; changes no picture.
+        compile: make one compiled body for all steps of a shape, for models that go token by token (see `engine.static`).
         settings: the system's own (guidance_scale, top_k, top_p, ...); unknown ones are refused with the nearest name.
         """
         if n is not None:
@@ -115,7 +117,7 @@ class Pipeline(Generator):
         several, at = self.search(candidates, decide_at, len(self.system.plan))
         parts = self.run(
             lambda rows: self.job(labels[rows], **settings), where, noise,
-            batch=batch, several=several, at=at, previews=previews, on_event=on_event, cache=cache,
+            batch=batch, several=several, at=at, previews=previews, on_event=on_event, cache=cache, compile=compile,
         )  # fmt: skip
         return self.output(parts, labels.tolist(), seed, where)
 
@@ -170,7 +172,8 @@ class Pipeline(Generator):
         seed = settings.pop("seed", 0)
         n = settings.pop("n", None) or 1
         previews, on_event = settings.pop("previews", False), settings.pop("on_event", None)
-        codes = self.tokenizer.encode(self.fits(images))
+        # a system whose codes are more than its tokenizer's makes them itself
+        codes = getattr(self.system, "encode", self.tokenizer.encode)(self.fits(images))
         codes = codes.repeat(n, *[1] * (codes.dim() - 1)) if codes.shape[0] == 1 else codes
         side = self.tokenizer.sides[-1]
         if box is not None:
@@ -190,4 +193,5 @@ class Pipeline(Generator):
 
     def forwards(self, **settings: Any) -> int:
         """Forward calls of the network for one picture with these settings."""
-        return len(self.job(torch.zeros(1, dtype=torch.int64), **settings).plan)
+        job = self.job(torch.zeros(1, dtype=torch.int64), **settings)
+        return sum(not step.ahead for step in job.plan.steps)  # these run in the forward of the step after them
