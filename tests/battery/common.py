@@ -76,6 +76,14 @@ class Spy(Noise):
             "normal", images, positions, attempt, super().normal(images, positions, attempt=attempt, lanes=lanes)
         )
 
+    def normals(
+        self, purposes: Sequence[str], images: Tensor, positions: Tensor, *, attempt: int | Tensor = 0, lanes: int
+    ) -> Tensor:
+        found = super().normals(purposes, images, positions, attempt=attempt, lanes=lanes)
+        for purpose, values in zip(purposes, found, strict=True):
+            self.of(purpose)._note("normal", images, positions, attempt, values)
+        return found
+
 
 def generate(job: Job, images: Tensor, *, noise: Noise | None = None, **options: Any) -> tuple[Run, Tensor]:
     """A finished run and its images."""
@@ -98,3 +106,10 @@ def weigh(job: Job, others: Callable[[Step], float]) -> Callable[[Step], tuple[f
 def everything(codes: Tensor) -> Tensor:
     """The mask that gives all codes."""
     return torch.ones(codes.shape[1], dtype=torch.bool)
+
+
+def same(found: Tensor, expected: Tensor) -> bool:
+    """Ids exactly; latents to 1e-5 of their own size, for products of other numbers of rows round otherwise."""
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    return torch.allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

@@ -19,24 +19,31 @@ from torch import Tensor, nn
 from nextset.core.protocols import Job
 from nextset.hub.catalogue import list_systems
 from nextset.nn.autoencoder import AutoencoderConfig
+from nextset.nn.encoders import EncoderConfig
 from nextset.systems.flexvar import FlexVar, FlexVarConfig
+from nextset.systems.flowar import FlowAr, FlowArConfig
 from nextset.systems.hmar import Hmar, HmarConfig
 from nextset.systems.infinity import Infinity, InfinityConfig
+from nextset.systems.just_zoom_in import JustZoomIn, JustZoomInConfig
 from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
 from nextset.systems.m_var import MambaVar, MambaVarConfig
 from nextset.systems.mar import Mar, MarConfig
 from nextset.systems.mvar import MVar, MVarConfig
+from nextset.systems.nar import Nar, NarConfig
 from nextset.systems.nfig import Nfig, NfigConfig
 from nextset.systems.sar import Sar, SarConfig
 from nextset.systems.var import Var, VarConfig
+from nextset.systems.xar import Xar, XarConfig
 from nextset.text.condition import Text
 from nextset.text.words import WordsConfig
 from nextset.tokenizers.bitwise import BitwiseConfig, BitwisePyramid
 from nextset.tokenizers.flexible import FlexibleVQ, FlexibleVQConfig
 from nextset.tokenizers.frequency import FrequencyVQ, FrequencyVQConfig
 from nextset.tokenizers.kl import KLAutoencoder, KLConfig
+from nextset.tokenizers.larp import Larp, LarpConfig
 from nextset.tokenizers.multiscale import MultiScaleVQ, MultiScaleVQConfig
 from nextset.tokenizers.vq import VQConfig, VQTokenizer
+from tests.grounds import Waves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Instance:
     """model: a system. job(images (N,)) -> a request. batch(samples) -> a training batch.
 
     can: "generate", "memory" (a later step reads what an earlier one stored), "guide" (several branches), "pin" (codes
-    can be given), "reconstruct" (its tokenizer encodes what it decodes), "train", "save" (a model folder), "compile".
+    can be given), "levels" (a position is drawn at several levels of noise, which codes do not tell), "reconstruct" (its tokenizer encodes what it decodes), "train", "save" (a model folder), "compile".
     """
 
     model: nn.Module
@@ -276,6 +283,37 @@ def mar() -> Instance:
     )  # fmt: skip
 
 
+def flowar(**changes: Any) -> Instance:
+    """Three scales, each drawn by a flow of four inner steps. Not "reconstruct": codes are those of all scales, of which the
+    tokenizer makes the last."""
+    torch.manual_seed(0)
+    tokenizer = KLAutoencoder(KLConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4), sides=(4,),
+    ))  # fmt: skip
+    model = FlowAr(
+        FlowArConfig.from_dict(dict(
+            classes=5, sides=(4,), scales=(1, 2, 4), channels=4, width=32, depth=1, heads=2, head_depth=1, head_width=16,
+            head_heads=2, mix="attention", dropout=0.0, label_drop=0.3,
+        ) | changes),
+        randomise(tokenizer),
+    )  # fmt: skip
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        moments = [torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"features": torch.stack(moments), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model, 0.1), lambda images: model.job(images % 5, guidance_scale=2.0, inner_steps=4),
+        frozenset({"generate", "memory", "guide", "pin", "train", "save", "compile"}), batch,
+    )  # fmt: skip
+
+
+def flowar_cross() -> Instance:
+    """Blocks of the head that also look at the hidden states; sides that do not divide each other, stacks that differ."""
+    base = flowar(mix="cross", scales=(1, 3, 4), decoder_depth=2, decoder_heads=4)
+    return dataclasses.replace(base, can=base.can - {"compile"})  # compiled as `flowar` is
+
+
 def sar() -> Instance:
     """FlexVAR's, with a rollout of the last scale; the loss of the second pass weighs enough to be seen."""
     base = flexvar()
@@ -329,7 +367,7 @@ def llamagen(**changes: Any) -> Instance:
         return {"codes": torch.stack(codes), "labels": samples % 5, "index": samples}
 
     return Instance(
-        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, guidance_steps=6, top_k=20, top_p=0.95),
+        randomise(model), lambda images: model.job(images % 5, guidance_scale=2.0, guidance_tokens=6, top_k=20, top_p=0.95),
         frozenset({"generate", "memory", "guide", "pin", "reconstruct", "train", "save"}), batch,
     )  # fmt: skip
 
@@ -352,23 +390,180 @@ def llamagen_text() -> Instance:
     )
 
 
+def just_zoom_in(encoder: EncoderConfig | None = None) -> Instance:
+    """Three zooms into 3x3 cells of a map that is a formula; the path is drawn, and what is found is the path. Not "save": a
+    canvas belongs to a map, which no model has. Nor "compile", as `var_raster`."""
+    torch.manual_seed(0)
+    encoder = encoder or EncoderConfig(kind="conv", width=32, channels=(8, 16), cells=2)
+    model = JustZoomIn(
+        JustZoomInConfig(encoder=encoder, pixels=8, grid=3, steps=3, depth=2, heads=4, hidden=48, dropout=0.0)
+    )
+
+    def photos(samples: Tensor) -> Tensor:
+        made = [torch.rand(3, 8, 16, generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return torch.stack(made) * 2 - 1
+
+    def job(images: Tensor) -> Job:
+        asked = model.job(photos(images), Waves(), sample=True, temperature=1.5, top_k=8)
+        return dataclasses.replace(asked, finish=lambda canvas: asked.finish(canvas).path)
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        views = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        path = samples[:, None] + torch.arange(3)
+        return {
+            "photos": photos(samples),
+            "views": views,
+            "view_index": path % 5,
+            "actions": path * 7 % 9,
+            "index": samples,
+        }
+
+    return Instance(randomise(model), job, frozenset({"generate", "memory", "pin", "train"}), batch)
+
+
+def just_zoom_in_dinov2() -> Instance:
+    """With a vision transformer of which the last of two blocks is trained."""
+    return just_zoom_in(EncoderConfig(width=32, depth=2, heads=2, patch=4, grid=3, mlp_ratio=2, trained=1))
+
+
+def nar(**changes: Any) -> Instance:
+    """LlamaGen's map of 3x3 cells in five diagonals; guidance ends behind six of nine tokens."""
+    base = llamagen()
+    vq: Any = base.model.tokenizer
+    sizes: dict[str, Any] = {
+        "depth": 2,
+        "width": 32,
+        "heads": 4,
+        "keys": 2,
+        "hidden": 48,
+        "sides": (3,),
+        "vocabulary": 24,
+    }
+    config = NarConfig(classes=5, token_dropout=0.0, dropout=0.0, **{**sizes, **changes})
+    model: Any = randomise(Nar(config, vq))
+    return dataclasses.replace(
+        base,
+        model=model,
+        job=lambda images: model.job(images % 5, guidance_scale=2.0, guidance_tokens=6, top_k=20, top_p=0.95),
+    )
+
+
+def nar_text() -> Instance:
+    """Texts of one to four tokens, by words that are trained with it; two blocks between the taps."""
+    words = WordsConfig(words=("apple", "blue", "pear", "red"), width=8, depth=1, heads=2, length=4)
+    base = nar(asked_with="text", text_channels=8, text_length=4, words=words, depth=1, extra=2)
+    model: Any = base.model
+
+    def captions(samples: Tensor) -> list[str]:
+        known = ("red", "blue pear", "red apple pear", "apple")
+        return [known[i % 4] for i in samples.tolist()]
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        assert base.batch is not None
+        return {**base.batch(samples), "captions": captions(samples)}
+
+    def job(images: Tensor) -> Job:
+        return model.job(model.encode_prompts(captions(images)), guidance_scale=2.0, top_k=20, top_p=0.95)
+
+    return dataclasses.replace(base, job=job, batch=batch)
+
+
+def nar_clip() -> Instance:
+    """Clips of 2x2x3 tokens in five planes. Not "reconstruct": the battery gives images back, not clips."""
+    torch.manual_seed(0)
+    larp: Any = Larp(LarpConfig(
+        frames=4, size=8, patch=(2, 4), grid=(2, 2, 3), width=16, depth=1, heads=2, channels=4, vocabulary=24,
+    ))  # fmt: skip
+    config = NarConfig(
+        classes=5, depth=1, width=32, heads=2, hidden=48, vocabulary=24, grid=(2, 2, 3), positions="learned",
+        token_dropout=0.0, dropout=0.0,
+    )  # fmt: skip
+    randomise(larp)
+    model: Any = randomise(Nar(config, larp))
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        codes = [torch.randint(0, 24, (12,), generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"codes": torch.stack(codes), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        model, lambda images: model.job(images % 5, guidance_scale=2.0, top_k=20, top_p=0.95),
+        frozenset({"generate", "memory", "guide", "pin", "train", "save"}), batch,
+    )  # fmt: skip
+
+
+def xar(**changes: Any) -> Instance:
+    """Four cells of four tokens in three noisy steps each; stacks of other depths and heads. Not "compile", as `var_raster`."""
+    torch.manual_seed(0)
+    tokenizer = KLAutoencoder(KLConfig(
+        autoencoder=AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4), sides=(4,),
+    ))  # fmt: skip
+    model = Xar(
+        XarConfig.from_dict(dict(
+            classes=5, sides=(4,), channels=4, width=32, depth=1, heads=2, decoder_depth=2, decoder_heads=4, dropout=0.0,
+            label_drop=0.3,
+        ) | changes),
+        randomise(tokenizer),
+    )  # fmt: skip
+
+    def batch(samples: Tensor) -> dict[str, Any]:
+        moments = [torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(int(i))) for i in samples]
+        return {"features": torch.stack(moments), "labels": samples % 5, "index": samples}
+
+    return Instance(
+        randomise(model, 0.05), lambda images: model.job(images % 5, guidance_scale=2.0, num_steps=3),
+        frozenset({"generate", "memory", "guide", "pin", "levels", "reconstruct", "train", "save"}), batch,
+    )  # fmt: skip
+
+
+def xar_subsample() -> Instance:
+    """Every second token of both sides, followed without noise, and trained on a clean context."""
+    base = xar(entity="subsample", context="clean")
+    model: Any = base.model
+    return dataclasses.replace(
+        base, job=lambda images: model.job(images % 5, guidance_scale=2.0, num_steps=2, sampler="euler")
+    )
+
+
+def xar_scale() -> Instance:
+    """Sides of 1, 2 and 4. Not "reconstruct": codes are those of all scales, of which the tokenizer makes the last."""
+    base = xar(entity="scale")
+    return dataclasses.replace(base, can=base.can - {"reconstruct"})
+
+
+def xar_image() -> Instance:
+    """One entity, which is plain flow matching: nothing is remembered."""
+    base = xar(entity="image")
+    return dataclasses.replace(base, can=base.can - {"memory"})
+
+
 # by slug, or "slug:variant"
 INSTANCES: dict[str, Callable[[], Instance]] = {
     "infinity": infinity,
     "infinity:inside": infinity_inside,
     "flexvar": flexvar,
+    "flowar": flowar,
+    "flowar:cross": flowar_cross,
     "hmar": hmar,
     "hmar:refined": hmar_refined,
+    "just_zoom_in": just_zoom_in,
+    "just_zoom_in:dinov2": just_zoom_in_dinov2,
     "llamagen": llamagen,
     "llamagen:text": llamagen_text,
     "m_var": m_var,
     "mar": mar,
     "mvar": mvar,
+    "nar": nar,
+    "nar:clip": nar_clip,
+    "nar:text": nar_text,
     "nfig": nfig,
     "sar": sar,
     "sar:var": sar_var,
     "var": var,
     "var:raster": var_raster,
+    "xar": xar,
+    "xar:image": xar_image,
+    "xar:scale": xar_scale,
+    "xar:subsample": xar_subsample,
 }
 
 
@@ -378,9 +573,9 @@ def instance(name: str) -> Instance:
     return INSTANCES[name]()
 
 
-def having(*capabilities: str) -> Any:
-    """Run a test for the instance of every available system that can do all of this."""
+def having(*capabilities: str, without: str = "") -> Any:
+    """Run a test for the instance of every available system that can do all of this, and not what it is `without`."""
     available = {r.slug for r in list_systems(state="available")}
     names = [name for name in INSTANCES if name.split(":")[0] in available]
-    chosen = [name for name in names if set(capabilities) <= instance(name).can]
+    chosen = [name for name in names if set(capabilities) <= (can := instance(name).can) and without not in can]
     return pytest.mark.parametrize("it", [pytest.param(instance(s), id=s) for s in chosen])

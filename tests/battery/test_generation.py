@@ -10,7 +10,7 @@ import torch
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, finish, forward, proceed
 from nextset.hub.catalogue import list_systems
-from tests.battery.common import Spy, Tap, every_branch, everything, generate, weigh
+from tests.battery.common import Spy, Tap, every_branch, everything, generate, same, weigh
 from tests.battery.instances import INSTANCES, Instance, having
 
 EIGHT = torch.tensor([3, 0, 11, 7, 1, 25, 4, 2])
@@ -58,7 +58,7 @@ def test_stepped_is_packed(it: Instance):
             torch.testing.assert_close(stepped, packed, atol=2e-5, rtol=1e-4)
 
 
-@having("memory", "pin")
+@having("memory", "pin", without="levels")
 def test_recomputed_is_stored(it: Instance):
     """What memory gave at a step is what one forward over everything up to there gives with nothing stored."""
     stored = Tap((job := it.job(EIGHT[:2])).network)
@@ -78,7 +78,7 @@ def test_recomputed_is_stored(it: Instance):
 
 @having("generate")
 def test_an_image_does_not_depend_on_its_batch_or_order(it: Instance):
-    """Noise bit-equal, ids equal, at batch 1 and 8 and in any order."""
+    """Noise bit-equal, ids equal (latents up to rounding), at batch 1 and 8 and in any order."""
     spy = Spy(0)
     run, images = generate(it.job(EIGHT), EIGHT, noise=spy)
     codes = run.codes().clone()
@@ -86,7 +86,7 @@ def test_an_image_does_not_depend_on_its_batch_or_order(it: Instance):
         part = Spy(0)
         other, again = generate(it.job(EIGHT[order]), EIGHT[order], noise=part)
         assert part.seen and all(spy.seen[k] == v for k, v in part.seen.items()), "noise differs"
-        assert torch.equal(other.codes(), codes[order]), "codes differ"
+        assert same(other.codes(), codes[order]), "codes differ"
         torch.testing.assert_close(again, images[order], atol=1e-4, rtol=1e-4)
     assert len(codes.unique(dim=0)) == 8, "the instance is too sure of itself to tell images apart"
     assert not torch.equal(generate(it.job(EIGHT), EIGHT, noise=Noise(1))[0].codes(), codes), (
@@ -100,7 +100,7 @@ def test_resuming_at_any_step_is_the_whole_run(it: Instance):
     for stop in range(steps_of(it) + 1):
         run = Run.of(it.job(EIGHT[:3]), Noise(0), EIGHT[:3])
         list(proceed(run, stop=stop))
-        assert run.cursor == stop
+        assert run.cursor <= stop and all(s.ahead for s in run.job.plan.steps[run.cursor : stop]), "only these wait"
         again = finish(run)
         assert torch.equal(run.codes(), whole.codes()) and torch.equal(again, images)
 
@@ -111,13 +111,16 @@ def test_resuming_from_codes_is_the_whole_run(it: Instance):
     whole, _ = generate(it.job(EIGHT[:3]), EIGHT[:3])
     plan = it.job(EIGHT[:3]).plan
     for stop in range(1, len(plan)):
+        later = [s for s in plan.steps[stop:] if s.draw.shape[-1]]
+        if "levels" in it.can and later[0].draw[0] in plan.steps[stop - 1].draw:
+            continue  # half way through its levels a position has no value yet
         job = it.job(EIGHT[:3])
         mask = torch.zeros(whole.codes().shape[1], dtype=torch.bool)
         mask[torch.cat([s.draw for s in plan.steps[:stop]])] = True
         job.canvas.pin(whole.codes(), mask)
         run, _ = generate(job, EIGHT[:3])
-        assert torch.equal(run.codes(), whole.codes())
-        assert run.forwards == len(plan) - stop, "given steps cost no forward of their own"
+        assert same(run.codes(), whole.codes())
+        assert run.forwards == len(later), "given steps cost no forward of their own"
 
 
 @having("pin", "reconstruct")
@@ -164,10 +167,12 @@ def test_a_branch_runs_while_a_later_step_with_weight_reads_it(it: Instance):
     tap, last = Tap(job.network), len(job.plan) - 1
     weights = weigh(job, lambda step: float(step.index == last))
     generate(dataclasses.replace(job, network=tap, weights=weights), EIGHT[:2])
-    assert set(tap.active) == {tuple(range(len(job.branches)))}
+    every = tuple(range(len(job.branches)))
+    for (step, _), active in zip(tap.hidden, tap.active, strict=True):
+        assert active == (every if bool(step.keep.any()) or step.index == last else (0,))
     tap.active.clear()
     generate(dataclasses.replace(it.job(EIGHT[:2]), network=tap, weights=weights), EIGHT[:2], cache="none")
-    assert tap.active == [(0,)] * last + [tuple(range(len(job.branches)))]
+    assert tap.active == [(0,)] * (len(tap.active) - 1) + [every]
 
 
 @having("generate", "reconstruct")
@@ -186,4 +191,4 @@ def test_selected_entries_go_on_as_if_they_had_been_alone(it: Instance):
         list(proceed(run, stop=stop))
         run.select(rows)
         finish(run)
-        assert torch.equal(run.codes(), whole.codes()[rows])
+        assert same(run.codes(), whole.codes()[rows])

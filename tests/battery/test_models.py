@@ -13,9 +13,11 @@ import torch
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, look
+from nextset.heads.implicit import Implicit
+from nextset.heads.velocity import Velocity
 from nextset.hub import pretrained
 from nextset.nn.precision import cast
-from tests.battery.common import Tap, everything, generate
+from tests.battery.common import Tap, everything, generate, same
 from tests.battery.instances import Instance, having
 
 IMAGES = torch.arange(3)
@@ -45,27 +47,31 @@ def test_a_saved_model_makes_the_same_images(it: Instance, tmp_path):
     job = it.job(IMAGES)
     job.canvas = loaded.canvas(len(IMAGES))
     job = dataclasses.replace(job, network=loaded)
-    again, same = generate(job, IMAGES)
-    assert torch.equal(again.codes(), run.codes()) and torch.equal(same, images)
+    again, found = generate(job, IMAGES)
+    assert same(again.codes(), run.codes()) and same(found, images)
     for name, tensor in it.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def packed_logits(it: Instance, network: torch.nn.Module, codes: torch.Tensor) -> torch.Tensor:
+def packed(it: Instance, network: torch.nn.Module, codes: torch.Tensor) -> torch.Tensor:
+    """Logits of one forward over given codes; of laws that have none, their velocities or hidden states."""
     job = it.job(IMAGES)
     job.canvas.pin(codes, everything(codes))
     run = Run.of(dataclasses.replace(job, network=network), Noise(0), IMAGES)
-    return look(run, job.plan.all(), filtered=False).logits  # type: ignore[attr-defined]
+    law: Any = look(run, job.plan.all(), filtered=False)
+    if isinstance(law, Velocity):
+        return law.velocity
+    return law.hidden if isinstance(law, Implicit) else law.logits
 
 
 @having("generate", "pin")
 def test_bfloat16_is_close_to_float32(it: Instance):
     """Cast weights, exact parts stay float32: laws differ by rounding only."""
     codes = generate(it.job(IMAGES), IMAGES)[0].codes()
-    exact = packed_logits(it, it.model, codes)
+    exact = packed(it, it.model, codes)
     low = cast(copy.deepcopy(it.model), torch.bfloat16)
     assert {p.dtype for p in low.parameters()} == {torch.bfloat16, torch.float32}
-    found = packed_logits(it, low, codes)
+    found = packed(it, low, codes)
     assert found.dtype == torch.float32
     assert (found - exact).std() < 0.03 * exact.std()
     assert {p.dtype for p in it.model.parameters()} == {torch.float32}, "the model itself is left as it was"
@@ -100,7 +106,7 @@ def test_compiled_is_eager_and_equal_forwards_compile_once(it: Instance):
     eager, _ = generate(it.job(IMAGES), IMAGES)
     for _ in range(2):
         run, _ = generate(dataclasses.replace(it.job(IMAGES), network=compiled), IMAGES)
-        assert torch.equal(run.codes(), eager.codes())
+        assert same(run.codes(), eager.codes())
     torch.compiler.reset()
     assert compiled.graphs
     seen: set[tuple[Any, ...]] = set()

@@ -118,7 +118,7 @@ def generate(case: Case) -> dict[str, Tensor]:
     job = model.job(
         condition(case),
         guidance_scale=call["cfg_scale"],
-        guidance_steps=0 if interval < 0 else interval + 2,
+        guidance_tokens=0 if interval < 0 else interval + 2,
         temperature=call.get("temperature", 1.0),
         top_k=call.get("top_k", 0),
         top_p=call.get("top_p", 1.0),

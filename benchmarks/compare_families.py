@@ -1,0 +1,266 @@
+"""Families of generators on one set: scales, tokens, masked sets and cells; ids and continuous tokens; equal in parameters.
+
+    nextset bench compare-families -- --data cifar10-jpeg --budget 240
+    nextset bench compare-families -- --data cifar10-jpeg --budget 60 --only VAR MAR --equal samples
+    nextset bench compare-families -- --sizes
+
+The arms are data (`families_arms.py`). `--budget` is minutes of training in all, on this machine: a fifth for the
+tokenizers, the rest for the generators, the same minutes for each (`--equal minutes`), or the same pictures seen (`--equal
+samples`). The smallest size is trained with every seed, larger ones with the first. All runs are kept under `--runs`: a
+comparison that was stopped goes on. What a classifier, sampling and judging take is not in the budget.
+
+It files a JSON and a table in markdown, row by row. `docs/families.md` says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.ab import file_result, machine
+from benchmarks.families_arms import ARMS, PARAMETERS, Arm, chosen, count, settings_of, sized, table_of_sizes, without
+from benchmarks.families_table import sizes_table, tables
+from nextset.core.errors import NextsetError, check_range
+from nextset.core.files import atomic_write
+from nextset.core.noise import Noise
+from nextset.data.codes import load_codes
+from nextset.engine.footprint import footprint
+from nextset.engine.run import Run, finish
+from nextset.hub.lab import Workbench
+from nextset.judges.claims import Lab, Trained
+from nextset.systems.var.baseline import figures
+from nextset.training.recipes import Recipe
+
+TOKENIZERS = 0.2  # share of the budget
+JUDGES = ("rfd_z", "class_fidelity")
+COUNTED = 10  # pictures of which memory and arithmetic are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """What is compared. sizes: parameters, ascending; the first is trained with all seeds. equal: "minutes" or "samples".
+    pictures: of a figure; tried: of one guidance value."""
+
+    sizes: tuple[int, ...] = (PARAMETERS,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    equal: str = "minutes"
+    pictures: int = 2000
+    tried: int = 500
+
+    def runs(self) -> list[tuple[int, tuple[int, ...]]]:
+        """(parameters, seeds) of each size."""
+        return [(size, self.seeds if size == self.sizes[0] else self.seeds[:1]) for size in self.sizes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An arm at a size: its recipe, with its steps, and the seeds that it is trained with."""
+
+    arm: Arm
+    recipe: Recipe
+    parameters: int
+    seeds: tuple[int, ...]
+    label: str
+
+    @property
+    def seen(self) -> int:
+        """Pictures that one training sees."""
+        return self.recipe.train.steps * self.recipe.train.batch * self.recipe.train.accumulate
+
+
+class Tokenizer:
+    """A tokenizer's recipe, trained once for all arms that share it, and what it gives back of held-out pictures."""
+
+    def __init__(self, lab: Lab, name: str, share: float) -> None:
+        recipe = lab.recipe(name)
+        self.trained = lab.train(name, lab.fit(share, {name: recipe})[name])
+        self.codes = lab.codes(name, self.trained, variants=2)
+        self.name, self.classes = name, len(load_codes(self.codes).class_names)
+
+    def floor(self, lab: Lab, pictures: int) -> dict[str, Any]:
+        """What no generator on its codes can beat."""
+        real = lab.held_out()
+        again = lab.reconstruct(self.trained, len(real))
+        return {
+            "tokenizer": self.name,
+            "parameters": count(self.trained.model),
+            "steps": self.trained.steps,
+            "minutes": self.trained.seconds / 60,
+            **figures(lab.paired(again, real, "psnr", "ssim")),
+            **figures(lab.judge(again, *JUDGES, n=pictures)),
+        }
+
+
+def entries(lab: Lab, arms: Sequence[Arm], tokenizers: dict[str, Tokenizer], scope: Scope) -> list[Entry]:
+    """Every arm at every size, with steps for an equal share of the budget."""
+    trainings = len(arms) * sum(len(seeds) for _, seeds in scope.runs())
+    found = []
+    for size, seeds in scope.runs():
+        for arm in arms:
+            coder = tokenizers[arm.tokenizer]
+            places = (f'data.tokenizer="{coder.trained.folder}"', f'data.codes="{coder.codes}"')
+            recipe, number = sized(
+                lab.recipe(arm.recipe, *places, *arm.changes), coder.trained.model, size, coder.classes
+            )
+            label = f"{arm.name.replace(' ', '-')}-{size}"
+            recipe = lab.fit((1 - TOKENIZERS) / trainings, {label: recipe})[label]
+            found.append(Entry(arm, recipe, number, seeds, label))
+    return found if scope.equal == "minutes" else _same_samples(found)
+
+
+def _same_samples(found: Sequence[Entry]) -> list[Entry]:
+    """The same pictures for every training, in the same time together: the harmonic mean of what each saw."""
+    seen = statistics.harmonic_mean([e.seen for e in found], weights=[len(e.seeds) for e in found])
+    return [_with_steps(e, max(round(seen / e.seen * e.recipe.train.steps), 20)) for e in found]
+
+
+def _with_steps(entry: Entry, steps: int) -> Entry:
+    train = entry.recipe.train.replace(steps=steps, warmup=min(entry.recipe.train.warmup, steps // 10))
+    return dataclasses.replace(entry, recipe=dataclasses.replace(entry.recipe, train=train))
+
+
+def seeded(recipe: Recipe, seed: int) -> Recipe:
+    return dataclasses.replace(recipe, train=recipe.train.replace(seed=seed))
+
+
+# ---- figures
+
+
+def row_of(lab: Lab, entry: Entry, scope: Scope, floor: dict[str, Any]) -> dict[str, Any]:
+    """An arm at a size: trained with its seeds, its guidance chosen by other pictures of the first, judged and counted."""
+    arm, settings = entry.arm, settings_of(entry.recipe)
+    trained = {seed: lab.train(entry.label, seeded(entry.recipe, seed)) for seed in entry.seeds}
+    first = trained[entry.seeds[0]]
+
+    def judged(model: Trained, n: int, seed: int, guidance: float) -> dict[str, float]:
+        made = lab.generate(model, n, seed=seed, guidance_scale=guidance, **settings)
+        return {**figures(lab.judge(made.pictures, *JUDGES)), "seconds": made.seconds, "calls": made.forwards}
+
+    tried = [{"guidance": g, **judged(first, scope.tried, 10**6, g)} for g in arm.guidance]
+    best = min(tried, key=lambda each: each["rfd_z"])["guidance"]
+    seeds = []
+    for seed, model in trained.items():
+        found = judged(model, scope.pictures, seed, best)
+        seeds.append({"seed": seed, "steps": model.steps, "minutes": model.seconds / 60, **found})
+    config = entry.recipe.model
+    return {
+        "arm": arm.name,
+        "recipe": entry.recipe.name,
+        "changes": list(arm.changes),
+        "size": {name: config[name] for name in ("depth", "width", "heads")},
+        "parameters": entry.parameters,
+        "tokenizer": arm.tokenizer,
+        "steps": entry.recipe.train.steps,
+        "batch": entry.recipe.train.batch * entry.recipe.train.accumulate,
+        "pictures_seen": entry.seen,
+        "settings": settings,
+        "guidance": best,
+        "tried": tried,
+        "seeds": seeds,
+        "floor_of_tokenizer": {name: floor[name] for name in ("rfd_z", "cf_acc") if name in floor},
+        **costs(first.model, {"guidance_scale": best, **settings}),
+    }
+
+
+def costs(model: Any, settings: dict[str, Any]) -> dict[str, float]:
+    """Of one picture, of a few that are made together: multiplications and additions, bytes kept between steps and held at
+    most. Weights are not in the bytes."""
+    labels, noise = torch.arange(COUNTED) % model.config.classes, Noise(0)
+    bytes_of = footprint(lambda: model.job(labels, **settings), noise)
+    with FlopCounterMode(display=False) as counter:
+        finish(Run.of(model.job(labels, **settings), noise))
+    return {
+        "flops": counter.get_total_flops() / COUNTED,
+        "kept_bytes": bytes_of.kept / COUNTED,
+        "peak_bytes": bytes_of.peak / COUNTED,
+    }
+
+
+def compare(
+    lab: Lab, arms: Sequence[Arm], scope: Scope, result: dict[str, Any], out: Path | None = None
+) -> dict[str, Any]:
+    """Fill `result` with tokenizers and rows, and file it after each."""
+    names = list(dict.fromkeys(arm.tokenizer for arm in arms))
+    tokenizers = {name: Tokenizer(lab, name, TOKENIZERS / len(names)) for name in names}
+    floors = {name: each.floor(lab, scope.pictures) for name, each in tokenizers.items()}
+    result |= {"scope": dataclasses.asdict(scope), "tokenizers": list(floors.values()), "rows": []}
+    planned = entries(lab, arms, tokenizers, scope)
+    for entry in planned:
+        lab.say(
+            f"{entry.arm.name}, {entry.parameters:,} parameters: {entry.recipe.train.steps:,} steps, "
+            f"{entry.seen:,} pictures, {len(entry.seeds)} seeds"
+        )
+    for entry in planned:
+        result["rows"].append(row_of(lab, entry, scope, floors[entry.arm.tokenizer]))
+        if out is not None:
+            file_result(out, result)
+            with atomic_write(out.with_suffix(".md")) as handle:
+                handle.write(tables(result).encode())
+    return result
+
+
+# ---- the command
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="nextset bench compare-families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--budget", type=float, default=240.0, help="minutes of training in all")
+    add("--data", type=Path, default=Path("cifar10-jpeg"), help="folder with train.npz and test.npz")
+    add("--only", nargs="+", metavar="ARM", help=f"of {'; '.join(arm.name for arm in ARMS)}")
+    add("--equal", choices=["minutes", "samples"], default="minutes", help="what every training has as much of")
+    add("--parameters", type=int, nargs="+", default=[PARAMETERS], help="sizes; the smallest gets all seeds")
+    add("--seeds", type=int, default=3, help="trainings of each arm at the smallest size")
+    add("--pictures", type=int, default=2000, help="of a figure")
+    add("--tried", type=int, default=500, help="pictures by which the guidance is chosen")
+    add("--classifier", type=Path, help="a trained classifier; by default a small one is trained")
+    add("--threads", type=int, default=0)
+    add("--runs", type=Path, default=Path("runs") / "families")
+    add("--out", type=Path, default=Path(__file__).parent / "results" / "families.json")
+    add("--sizes", action="store_true", help="print the arms' sizes, and train nothing")
+    options = parser.parse_args(arguments)
+    check_range("budget", options.budget, 0.1, 100_000)
+    check_range("seeds", options.seeds, 1, 10)
+    for name in ("pictures", "tried"):
+        check_range(name, getattr(options, name), 256, 10_000, remedy="a distance of fewer says nothing")
+    for size in options.parameters:
+        check_range("parameters", size, 100_000, 10**9)
+    arms, missing = chosen(options.only)
+    console = Console(stderr=True, highlight=False)
+    if missing:
+        console.print(f"left out: {without(missing)}", markup=False, soft_wrap=True)
+    sizes = tuple(sorted(set(options.parameters)))
+    if options.sizes:
+        for size in sizes:
+            print(sizes_table(table_of_sizes(arms, size)))
+        return
+    for arm in arms:  # before anything is trained
+        if len(arm.guidance) != len(arms[0].guidance):
+            raise NextsetError(
+                f"{arm.name} tries {len(arm.guidance)} values of guidance, but all arms must try as many"
+            )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    lab = Workbench(
+        options.runs,
+        options.data,
+        budget=options.budget,
+        threads=options.threads,
+        classifier=options.classifier,
+        console=console,
+    )
+    scope = Scope(sizes, tuple(range(options.seeds)), options.equal, options.pictures, options.tried)
+    result: dict[str, Any] = {"machine": machine(), "budget_minutes": options.budget, "missing": missing}
+    compare(lab, arms, scope, result, options.out)
+    print(tables(result))
+    console.print(f"filed in {options.out} and {options.out.with_suffix('.md').name}", markup=False)
