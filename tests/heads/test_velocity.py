@@ -80,7 +80,7 @@ def test_groups_of_positions_are_drawn_as_together() -> None:
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (lambda: law().logp(torch.zeros(2, 3, 2)), "a flow draws tokens without knowing how likely"),
+        (lambda: law().logp(torch.zeros(2, 3, 2)), "draws tokens without knowing how likely"),
         (lambda: law().raw, "use candidates=1"),
         (lambda: law().filter([top_k(3)]), "top_k cannot be applied to a law of kind 'velocity'"),
         (lambda: Categorical(torch.zeros(1, 1, 4)).filter([crossing(SDE, 0)]), "a law of kind 'categorical'"),

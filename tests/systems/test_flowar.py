@@ -319,12 +319,12 @@ def test_files_are_recognised_and_read_into_the_same_pictures(name: str, tmp_pat
     m = model(name)
     state = {**authors(m), "mask": torch.zeros(1, 1, 2, 2), "encoder_blocks.0.attn.rope.freqs": torch.zeros(4)}
     torch.save(state, tmp_path / "FlowAR.pth")
-    options = {"heads": (m.config.attention_heads), "head_heads": 2, "scales": m.config.scales, "channels": 4}
+    options = {"heads": (m.config.head_counts), "head_heads": 2, "scales": m.config.scales, "channels": 4}
     read: Any = convert([tmp_path / "FlowAR.pth"], **options)
     assert isinstance(read, FlowAr)
     assert (
         read.config.replace(dropout=0.0, label_drop=0.3).to_dict()
-        == m.config.replace(decoder_depth=m.config.depths[1], decoder_heads=m.config.attention_heads[1]).to_dict()
+        == m.config.replace(decoder_depth=m.config.depths[1], decoder_heads=m.config.head_counts[1]).to_dict()
     )
     read.attach(m.tokenizer)
     runs = [Run.of(each.job(IMAGES, inner_steps=2), Noise(0)) for each in (m, read)]

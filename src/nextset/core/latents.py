@@ -5,12 +5,49 @@ It knows no tokenizer and no head: a token is C numbers at a position, given, dr
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from nextset.core.canvases import Drawn, NoiseSource
+from nextset.core.configs import Config
 from nextset.core.errors import NextsetError
 from nextset.core.steps import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentsConfig(Config):
+    """What every generator of classes over a square map of latents is told.
+
+    sides: one, of the grid of tokens. channels, patch: of the latents, and cells of a token, a side. label_drop:
+    probability of training without the class; dropout: of the network's layers.
+    """
+
+    classes: int = 1000
+    sides: tuple[int, ...] = (16,)
+    channels: int = 16
+    patch: int = 1
+    dropout: float = 0.1
+    label_drop: float = 0.1
+
+    def check(self) -> None:
+        self.require("classes", 1 <= self.classes <= 10**6, "between 1 and 1000000")
+        self.require("sides", len(self.sides) == 1 and 1 <= self.sides[0] <= 512, "one side between 1 and 512")
+        self.require("channels", 1 <= self.channels <= 4096, "between 1 and 4096")
+        self.require("patch", 1 <= self.patch <= 16, "between 1 and 16")
+        for name in ("dropout", "label_drop"):
+            self.require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+
+    @property
+    def tokens(self) -> int:
+        """Positions of an image."""
+        return self.sides[0] ** 2
+
+    @property
+    def token_channels(self) -> int:
+        """Numbers of a token."""
+        return self.channels * self.patch**2
 
 
 def patchify(maps: Tensor, patch: int) -> Tensor:

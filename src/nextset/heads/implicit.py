@@ -20,7 +20,21 @@ from nextset.core.protocols import Filter, NoiseSource
 HEAD_BATCH = 8192  # rows of a head at a time
 
 
-class Implicit:
+class WithoutDensity:
+    """A law that is known by its draws alone: what would need a density is refused."""
+
+    def logp(self, value: Tensor) -> Tensor:
+        raise NextsetError(
+            "a diffusion or flow head draws tokens without knowing how likely they are, so that nothing can be ranked by it; use candidates=1"
+        )
+
+    @property
+    def raw(self) -> Tensor:
+        """A law of ids has logits here; this one has none, and says so as `logp` does."""
+        return self.logp(torch.empty(0))
+
+
+class Implicit(WithoutDensity):
     """Law of m tokens. Subclasses add their parts to `parts`, and say how they draw.
 
     net: of the head. hidden: (branches * N, m, D) before `guide`, then (branches, N, m, D), float32. weights: (branches,
@@ -71,13 +85,3 @@ class Implicit:
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:
         """One token (C,) a position. images (N,), positions (m,) or (N, m) address the noise; its lanes are channels."""
         raise NotImplementedError
-
-    def logp(self, value: Tensor) -> Tensor:
-        raise NextsetError(
-            "a diffusion or flow head draws tokens without knowing how likely they are, so that nothing can be ranked by it; use candidates=1"
-        )
-
-    @property
-    def raw(self) -> Tensor:
-        """A law of ids has logits here; this one has none, and says so as `logp` does."""
-        return self.logp(self.hidden)

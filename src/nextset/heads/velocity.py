@@ -18,10 +18,11 @@ from nextset.core.errors import NextsetError
 from nextset.core.protocols import Filter, NoiseSource
 from nextset.core.rows import fold
 from nextset.core.steps import Step
+from nextset.heads.implicit import WithoutDensity
 from nextset.nn.flow import Solver
 
 
-class Velocity:
+class Velocity(WithoutDensity):
     """Law of m tokens under way.
 
     velocity: (branches * N, m, C) before `guide`, then (N, m, C), float32. now: (N, m, C), the tokens that the network
@@ -57,16 +58,6 @@ class Velocity:
         same = all((p.solver, p.interval) == (first.solver, first.interval) for p in parts)
         velocity, now = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("velocity", "now"))
         return type(self)(velocity, now, first.solver if same else None, first.interval)
-
-    def logp(self, value: Tensor) -> Tensor:
-        raise NextsetError(
-            "a flow draws tokens without knowing how likely they are, so that nothing can be ranked by it; use candidates=1"
-        )
-
-    @property
-    def raw(self) -> Tensor:
-        """A law of ids has logits here; this one has none, and says so as `logp` does."""
-        return self.logp(self.velocity)
 
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:
         """The tokens at the end of the interval. images (N,), positions (m,) or (N, m) address its noise, whose purpose

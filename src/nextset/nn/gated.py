@@ -11,6 +11,7 @@ Shapes: x (rows, n, C); modulation (rows, 1 or n, C) each; a turn is (cos, sin),
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextset.core.latents import LatentsConfig
 from nextset.nn.attention import attention
 from nextset.nn.llama import RMSNorm
 from nextset.nn.rope import Turn, angles, frequencies, rotate, turns
@@ -112,6 +114,45 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor, m: Modulation, attend: Attend, turn: tuple[Tensor, Tensor]) -> Tensor:
         x = x + m.gate_attn * self.attn(modulated_rms(x, m.scale_attn, m.shift_attn), attend, turn)
         return x + m.gate_ffn * self.ffn(modulated_rms(x, m.scale_ffn, m.shift_ffn))
+
+
+@dataclasses.dataclass(frozen=True)
+class StacksConfig(LatentsConfig):
+    """Sizes of `Stacks` over latents. width: of both stacks. depth, heads: of the first; decoder_*: of the second, None = the
+    same."""
+
+    width: int = 768
+    depth: int = 8
+    heads: int = 12
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    mlp_ratio: float = 4.0
+
+    def check(self) -> None:
+        super().check()
+        self.require("width", 8 <= self.width <= 16384, "between 8 and 16384")
+        for name, depth, heads in zip(("", "decoder_"), self.depths, self.head_counts, strict=True):
+            self.require(f"{name}depth", 1 <= depth <= 128, "between 1 and 128")
+            self.require(f"{name}heads", turns_fit(self.width, heads), TURNS_FIT.format(self.width))
+        self.require("mlp_ratio", 0.25 <= self.mlp_ratio <= 64, "between 0.25 and 64")
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Blocks of the two stacks."""
+        return self.depth, self.depth if self.decoder_depth is None else self.decoder_depth
+
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        """Heads of the two stacks."""
+        return self.heads, self.heads if self.decoder_heads is None else self.decoder_heads
+
+
+TURNS_FIT = "a divisor of the width {} that leaves heads of a multiple of 4 channels: positions turn pairs of both axes"
+
+
+def turns_fit(width: int, heads: int) -> bool:
+    """Whether so many heads can be turned in two directions."""
+    return heads >= 1 and width % (4 * heads) == 0
 
 
 class Stacks(nn.Module):

@@ -53,7 +53,7 @@ class FlowAr(OnLatents):
         places, full = sum(s * s for s in c.scales), (c.sides[0],) * 2
         self.class_embedding = nn.Embedding(c.classes + 1, c.width)
         self.token_in = nn.Linear(c.token_channels, c.width)
-        self.stacks = Stacks(places, c.width, c.depths, c.attention_heads, c.mlp_ratio, c.dropout)
+        self.stacks = Stacks(places, c.width, c.depths, c.head_counts, c.mlp_ratio, c.dropout)
         self.head_position = nn.Parameter(torch.empty(places, c.width))
         net = FlowNet(
             c.width, c.token_channels, c.head_depth, c.head_width, c.flow_heads, full, mix=c.mix, pooled=c.pooled
