@@ -8,6 +8,7 @@ serves. Its state belongs to one run.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from nextset.core.errors import NextsetError
 from nextset.core.protocols import Extra
 from nextset.core.steps import Step
-from nextset.core.views import View
+from nextset.core.views import Part, View
 from nextset.nn.attention import attention
 from nextset.nn.neighbourhood import neighbourhood_attention
 
@@ -38,9 +39,9 @@ class Nothing:
         raw: tuple[Tensor, Tensor] | None = None,
         extra: Extra | None = None,
     ) -> Tensor:
-        local = ctx.window() if extra is None else None
-        if local is not None:
-            return neighbourhood_attention(q, k, v, local[0], local[1], scale)
+        parts = ctx.parts() if extra is None else None
+        if parts is not None:
+            return _part_by_part(q, k, v, parts, scale)
         mask = ctx.mask(stored=False)
         k, v, mask = with_extra(k, v, mask, extra, ctx, torch.arange(0), q.shape[-2])
         return attention(q, k, v, mask, scale)
@@ -59,6 +60,18 @@ class Nothing:
 
     def bytes(self) -> int:
         return 0
+
+
+def _part_by_part(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], scale: float | None) -> Tensor:
+    """Attention of steps that do not see each other: no score between them is computed, and none is masked."""
+    sizes, done = [part.rows for part in parts], []
+    for part, a, b, c in zip(parts, *(t.split(sizes, -2) for t in (q, k, v)), strict=True):
+        if part.window is None:
+            done.append(attention(a, b, c, part.mask, scale))
+        else:
+            size, kernel = part.window
+            done.append(neighbourhood_attention(a, b, c, size, kernel, scale))
+    return done[0] if len(done) == 1 else torch.cat(done, -2)
 
 
 class State(Nothing):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.steps import Step
-from nextset.core.views import Attributes, Rows, Sees, View
+from nextset.core.views import Attributes, Part, Rows, Sees, View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,6 +186,34 @@ class Plan:
         """Visibility among the rows of one forward that begins with nothing stored: bool (..., n, n)."""
         rows = Rows.of(step)
         return self.visible(rows, rows, sees)
+
+    def parts(self, step: Step, device: torch.device | str = "cpu") -> tuple[Part, ...] | None:
+        """The steps of a forward with nothing stored, where each sees itself alone; None where rows see other steps', or
+        where the forward is one step without a window. Made once per step object.
+
+        The cost of attention is then the sum of the steps' squares, or less, and not the square of their sum.
+        """
+        key = (step, "parts", device)
+        if key not in self._asked:
+            self._asked[key] = self._parts(step, device)
+        return self._asked[key]
+
+    def _parts(self, step: Step, device: torch.device | str) -> tuple[Part, ...] | None:
+        window = getattr(self.sees, "window", lambda step: None)
+        mask = self.view(step, stored=False).mask
+        if len(step.steps) == 1:
+            kernel = window(step)
+            return None if kernel is None else (Part(step.rows, (step.shape[1:], kernel), None),)  # type: ignore[index]
+        if mask is None or mask.dim() != 2 or bool((mask & (step.own[:, None] != step.own)).any()):
+            return None
+        parts, first = [], 0
+        for each in step.steps:
+            kernel, rows = window(each), slice(first, first + each.rows)
+            own = None if kernel is not None or bool(mask[rows, rows].all()) else mask[rows, rows].to(device)
+            near = None if kernel is None else (each.shape[1:], kernel)  # type: ignore[index]
+            parts.append(Part(each.rows, near, own))
+            first = rows.stop
+        return tuple(parts)
 
     def stored_before(self, step: Step) -> tuple[Tensor, Tensor]:
         """What is stored when a forward begins: own step of the latest kept feed of each slot, and bool whether there is

@@ -80,3 +80,16 @@ class View:
             keep=self.keep.to(device),
             mask=None if self.mask is None else self.mask.to(device),
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A step of a forward that sees itself alone, so that it may be attended to alone.
+
+    rows: how many. window: ((h, w), kernel) where they are one map of which each row sees a window. mask: (rows, rows) bool
+    where rows see something else of their step, None where they see all of it.
+    """
+
+    rows: int
+    window: tuple[tuple[int, int], int] | None
+    mask: Tensor | None

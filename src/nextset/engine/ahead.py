@@ -40,7 +40,8 @@ class Ahead:
             self._kept, self._for = {}, ((images, attempt), lanes)
         if place not in self._kept:
             self._kept = {}
-            block, size = [], 0
+            block: list[Tensor] = []
+            size = 0
             for draw in self._draws[place:]:
                 size += draw.shape[-1]
                 if block and (draw.dim() != positions.dim() or size * len(images) * (lanes or 1) > BLOCK):

@@ -12,7 +12,7 @@ from nextset.core.plan import Plan
 from nextset.core.protocols import Extra, Policy
 from nextset.core.rows import Branch, cat_rows, map_rows
 from nextset.core.steps import Step
-from nextset.core.views import View
+from nextset.core.views import Part, View
 
 
 class Context:
@@ -126,13 +126,11 @@ class Context:
             self._masks[stored, append] = self._without_padding(mask, views[0])
         return self._masks[stored, append]
 
-    def window(self) -> tuple[tuple[int, int], int] | None:
-        """((h, w), kernel) when the fed rows are one map of which each row sees a window, by the rule of the plan alone."""
-        ask = getattr(self.plan.sees, "window", None)
-        if ask is None or any(r is not None for r in self._rules) or any(h is not None for h in self._hidden):
+    def parts(self) -> tuple[Part, ...] | None:
+        """The steps of this forward, where each sees itself alone by the rule of the plan alone (`Plan.parts`)."""
+        if any(rule is not None for rule in self._rules) or any(hidden is not None for hidden in self._hidden):
             return None
-        kernel = ask(self.step)
-        return None if kernel is None else (self.step.shape[1:], kernel)  # type: ignore[index,return-value]
+        return self.plan.parts(self.step, self.device)
 
     def _without_padding(self, mask: Tensor | None, view: View) -> Tensor | None:
         """Hide each row's padding from all but itself, so that no row is left without a key."""

@@ -51,7 +51,7 @@ class Run:
     pending: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
     _some: dict[tuple[int, ...], Any] = dataclasses.field(default_factory=dict)
     _active: dict[Step, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    _draws: NoiseSource | None = None
+    _draws: Any = None  # `noise` for draws, ahead of the steps
     # a backend of torch.compile, or "none" for the body as it is: steps that share a body run by it (`engine/static.py`)
     compile: Backend | None = None
     _static: Static | None = None
@@ -98,7 +98,7 @@ class Run:
         self._active[step] = tuple(b for b in range(len(branches)) if now[b])
         return self._active[step]
 
-    def draws(self) -> NoiseSource:
+    def draws(self) -> Any:
         """The numbers that draws are made with."""
         if self._draws is None:
             source = self.noise.of("draw")

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextset.caches.own_step import OwnStep
 from nextset.core.canvases import Canvas
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
@@ -30,11 +29,9 @@ from nextset.core.plan import Plan
 from nextset.core.plans import scale_pyramid
 from nextset.core.protocols import Filter, Job
 from nextset.core.refinement import REFINE, RefinedPyramid, refined_pyramid
-from nextset.core.rows import Branch
 from nextset.core.steps import Step
 from nextset.core.update import Update
 from nextset.engine.guidance import alone
-from nextset.engine.run import Run, look
 from nextset.heads.categorical import Softmax
 from nextset.heads.scored import scored
 from nextset.nn.transformer import AdaptiveBlock
@@ -215,15 +212,6 @@ class Hmar(Var):
         )
 
     # ---- training
-
-    def teacher_forced(self, canvas: Canvas, labels: Tensor, first: int = 0, last: int = -1) -> Tensor:
-        return self.packed(self.plan, self.plan.steps[first : last + 1 or None], canvas, labels)
-
-    def packed(self, plan: Plan, steps: Sequence[Step], canvas: Canvas, labels: Tensor) -> Tensor:
-        """Logits (B, n, V) of some steps in one forward, in which no step sees another."""
-        branches = (Branch("class", labels),)
-        job = Job(self, plan, canvas, branches, alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0])
-        return look(Run.of(job, Noise(0), cache=OwnStep()), plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
 
     def loss(
         self, logits: Tensor, codes: Tensor, first: int = 0, last: int = -1, newest: float = 1.0

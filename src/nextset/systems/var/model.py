@@ -347,12 +347,13 @@ class Var(Tokenized):
     def teacher_forced(self, canvas: Canvas, labels: Tensor, first: int = 0, last: int = -1) -> Tensor:
         """Logits (B, n, V) of scales first..last (-1: the last of all) in one forward; the canvas gives their inputs."""
         steps = self.plan.steps if self.config.raster else self.plan.steps[first : last + 1 or None]
-        branch = Branch("class", labels)
-        job = Job(
-            self, self.plan, canvas, (branch,), alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0]
-        )
-        run = Run.of(job, Noise(0), cache="none")
-        return look(run, self.plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
+        return self.packed(self.plan, steps, canvas, labels)
+
+    def packed(self, plan: Plan, steps: Sequence[Step], canvas: Canvas, labels: Tensor) -> Tensor:
+        """Logits (B, n, V) of some steps of a plan in one forward; the canvas gives their inputs."""
+        branches = (Branch("class", labels),)
+        job = Job(self, plan, canvas, branches, alone, lambda step: [], lambda canvas: canvas.codes(), labels.shape[0])
+        return look(Run.of(job, Noise(0), cache="none"), plan.join(steps), filtered=False).logits  # type: ignore[attr-defined]
 
     def loss(
         self, logits: Tensor, codes: Tensor, first: int = 0, last: int = -1, newest: float = 1.0
