@@ -34,7 +34,7 @@ class Scope:
     parts: int = 5
     headline: int = 5000
     curve_judges: tuple[str, ...] = ("rfd_z", "class_fidelity")
-    headline_judges: tuple[str, ...] = ("rfd_z", "class_fidelity", "rfd", "pca64_fd", "memorisation")
+    headline_judges: tuple[str, ...] = ("rfd_z", "class_fidelity")
 
 
 @dataclasses.dataclass(frozen=True)
