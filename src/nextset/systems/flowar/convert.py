@@ -7,7 +7,6 @@ Source: sheet `flowar`, Checkpoint layout.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,14 +57,8 @@ GENERATOR = KeyTable(
 def components(state: Mapping[str, Tensor], *, asked: bool = False) -> dict[str, Mapping[str, Tensor]]:
     """Which parts a file holds: "generator", and MAR's "tokenizer". Of several copies of one part the running mean is
     read."""
-    found: dict[str, Mapping[str, Tensor]] = {
-        name: part for name, part in mar.components(state, asked=asked).items() if name == "tokenizer"
-    }
-    for wrapper in mar.WRAPPERS:
-        inside = {name.removeprefix(wrapper): t for name, t in state.items() if name.startswith(wrapper)}
-        if {"flownet.input_proj.weight", "z_proj.weight", "encoder_blocks.0.ada_lin.1.weight"} <= inside.keys():
-            found.setdefault("generator", inside)
-    return found
+    marks = {"flownet.input_proj.weight", "z_proj.weight", "encoder_blocks.0.ada_lin.1.weight"}
+    return mar.parted(state, marks, asked=asked)
 
 
 def generator_config(
@@ -93,10 +86,7 @@ def generator_config(
     patch = round((token / channels) ** 0.5)
     if patch < 1 or patch**2 * channels != token:
         raise NextsetError(f"the file has tokens of {token} numbers, no patch of {channels} channels; give channels=")
-    each = [heads, heads] if heads is None or isinstance(heads, int) else list(heads)
-    first, second = (HEADS.get(width) if h is None else h for h in each)
-    if first is None or second is None:
-        raise NextsetError(f"the stacks are {width} wide, for which no number of heads is known; give heads=")
+    first, second = mar.heads_of((width, width), heads, HEADS)
     return FlowArConfig(
         classes=classes,
         sides=(scales[-1],),
@@ -104,21 +94,16 @@ def generator_config(
         channels=channels,
         patch=patch,
         width=width,
-        depth=_count(state, r"encoder_blocks\.(\d+)\."),
+        depth=mar.count(state, r"encoder_blocks\.(\d+)\."),
         heads=first,
-        decoder_depth=_count(state, r"decoder_blocks\.(\d+)\."),
+        decoder_depth=mar.count(state, r"decoder_blocks\.(\d+)\."),
         decoder_heads=second,
         mlp_ratio=4.0 if hidden == hidden_width(width, 4.0) else 1.5 * (hidden + 0.5) / width,
-        head_depth=_count(state, _BLOCK),
+        head_depth=mar.count(state, _BLOCK),
         head_width=head_width,
         head_heads=head_heads,
         mix="cross" if any(".crossattn." in name for name in state) else "attention",
     )
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """1 + the largest number that the pattern finds at the beginning of a name."""
-    return 1 + max((int(m[1]) for n in state if (m := re.match(pattern, n))), default=-1)
 
 
 def load_generator(
@@ -150,18 +135,5 @@ def read(
 ) -> FlowAr | KLAutoencoder:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone. groups, scale: of the
     tokenizer."""
-    tokenizer = None
-    if "tokenizer" in parts:
-        channels = parts["tokenizer"]["post_quant_conv.weight"].shape[0]
-    sizes: dict[str, Any] = {"channels": channels, "heads": heads, "head_heads": head_heads, "scales": scales}
-    grid: dict[str, Any] = {}
-    if "generator" in parts:
-        config = generator_config(parts["generator"], **sizes)
-        grid = {"tokens": config.sides[0], "patch": config.patch}
-    if "tokenizer" in parts:
-        described = mar.tokenizer_config(parts["tokenizer"], groups=groups, **grid)
-        tokenizer = mar.load_tokenizer(parts["tokenizer"], described, scale=scale)
-    if "generator" not in parts:
-        assert tokenizer is not None
-        return tokenizer
-    return load_generator(parts["generator"], tokenizer, **sizes)
+    sizes: dict[str, Any] = {"heads": heads, "head_heads": head_heads, "scales": scales}
+    return mar.assembled(parts, generator_config, load_generator, channels, groups, scale, **sizes)

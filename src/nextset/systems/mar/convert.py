@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ def _is_tokenizer(state: Mapping[str, Tensor]) -> bool:
     return "decoder.mid.attn_1.q.weight" in state and pair[0].shape[0] == 2 * pair[1].shape[1]  # type: ignore[union-attr]
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
     """1 + the largest number that the pattern finds at the beginning of a name."""
     return 1 + max((int(m[1]) for n in state if (m := re.match(pattern, n))), default=-1)
 
@@ -108,26 +108,21 @@ def generator_config(state: Mapping[str, Tensor], channels: int, heads: int | Se
         raise NextsetError(
             f"the file has {tokens} tokens of {token} numbers, which is no square grid of patches of {channels} channels; give channels="
         )
-    each = [heads, heads] if heads is None or isinstance(heads, int) else list(heads)
-    encoder_heads, decoder_heads = (HEADS.get(w) if h is None else h for w, h in zip(widths, each, strict=True))
-    if encoder_heads is None or decoder_heads is None:
-        raise NextsetError(
-            f"the stacks are {widths[0]} and {widths[1]} wide, for which no number of heads is known; give heads="
-        )
+    encoder_heads, decoder_heads = heads_of(widths, heads, HEADS)
     return MarConfig(
         classes=classes,
         sides=(side,),
         channels=channels,
         patch=patch,
         width=widths[0],
-        depth=_count(state, r"encoder_blocks\.(\d+)\."),
+        depth=count(state, r"encoder_blocks\.(\d+)\."),
         heads=encoder_heads,
         decoder_width=widths[1],
-        decoder_depth=_count(state, r"decoder_blocks\.(\d+)\."),
+        decoder_depth=count(state, r"decoder_blocks\.(\d+)\."),
         decoder_heads=decoder_heads,
         mlp_ratio=ratio,
         buffer=buffer,
-        head_depth=_count(state, r"diffloss\.net\.res_blocks\.(\d+)\."),
+        head_depth=count(state, r"diffloss\.net\.res_blocks\.(\d+)\."),
         head_width=head_width,
     )
 
@@ -155,7 +150,7 @@ def load_generator(
 
 def tokenizer_config(state: Mapping[str, Tensor], *, groups: int = 32, tokens: int = 16, patch: int = 1) -> KLConfig:
     """Sizes of a tokenizer's file (authors' names). tokens: a side of the grid that it is used at."""
-    levels, blocks = (_count(state, p) for p in (r"encoder\.down\.(\d+)\.", r"encoder\.down\.0\.block\.(\d+)\."))
+    levels, blocks = (count(state, p) for p in (r"encoder\.down\.(\d+)\.", r"encoder\.down\.0\.block\.(\d+)\."))
     try:
         channels = state["encoder.conv_in.weight"].shape[0]
         widths = [state[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
@@ -197,16 +192,55 @@ def read(
     scale: float = SCALE,
 ) -> Mar | KLAutoencoder:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
+    return assembled(parts, generator_config, load_generator, channels, groups, scale, heads=heads)
+
+
+# ---- what systems on the same latents share
+
+
+def parted(state: Mapping[str, Tensor], marks: Set[str], *, asked: bool) -> dict[str, Mapping[str, Tensor]]:
+    """Parts of a file of a system on these latents: "generator", which has all names of `marks`, and our "tokenizer". Of
+    several copies of one part the running mean is read."""
+    found: dict[str, Mapping[str, Tensor]] = {
+        name: part for name, part in components(state, asked=asked).items() if name == "tokenizer"
+    }
+    for wrapper in WRAPPERS:
+        inside = {name.removeprefix(wrapper): t for name, t in state.items() if name.startswith(wrapper)}
+        if marks <= inside.keys():
+            found.setdefault("generator", inside)
+    return found
+
+
+def heads_of(widths: tuple[int, int], heads: int | Sequence[int] | None, known: Mapping[int, int]) -> tuple[int, int]:
+    """Heads of two stacks of these widths, which no tensor tells: as given (one number, or two), else of the known widths."""
+    each = [heads, heads] if heads is None or isinstance(heads, int) else list(heads)
+    first, second = (known.get(w) if h is None else h for w, h in zip(widths, each, strict=True))
+    if first is None or second is None:
+        wide = " and ".join(str(w) for w in dict.fromkeys(widths))
+        raise NextsetError(f"the stacks are {wide} wide, for which no number of heads is known; give heads=")
+    return first, second
+
+
+def assembled(
+    parts: Mapping[str, Mapping[str, Tensor]],
+    config_of: Callable[..., Any],
+    load: Callable[..., Any],
+    channels: int,
+    groups: int,
+    scale: float,
+    **sizes: Any,
+) -> Any:
+    """A generator with its tokenizer at the generator's grid, or whichever part there is. config_of, load: of the
+    generator's file, given `sizes` and the channels of the latents, which a tokenizer's file knows better."""
     tokenizer, grid = None, {}
     if "tokenizer" in parts:
         channels = parts["tokenizer"]["post_quant_conv.weight"].shape[0]
     if "generator" in parts:
-        sizes = generator_config(parts["generator"], channels, heads)
-        grid = {"tokens": sizes.sides[0], "patch": sizes.patch}
+        found = config_of(parts["generator"], channels=channels, **sizes)
+        grid = {"tokens": found.sides[0], "patch": found.patch}
     if "tokenizer" in parts:
         config = tokenizer_config(parts["tokenizer"], groups=groups, **grid)
         tokenizer = load_tokenizer(parts["tokenizer"], config, scale=scale)
     if "generator" not in parts:
-        assert tokenizer is not None
         return tokenizer
-    return load_generator(parts["generator"], tokenizer, channels=channels, heads=heads)
+    return load(parts["generator"], tokenizer, channels=channels, **sizes)

@@ -9,7 +9,6 @@ for others. Masks and rotary tables in a file follow from sizes: they are held a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,15 +49,11 @@ GENERATOR = KeyTable(
 )
 
 
-def components(state: Mapping[str, Tensor], *, asked: bool = False) -> dict[str, dict[str, Tensor]]:
+def components(state: Mapping[str, Tensor], *, asked: bool = False) -> dict[str, Mapping[str, Tensor]]:
     """Which parts a file holds: "generator", "tokenizer". Of several copies of one part the running mean is read."""
-    found = {name: part for name, part in mar.components(state, asked=asked).items() if name == "tokenizer"}
-    for wrapper in mar.WRAPPERS:
-        inside = {name.removeprefix(wrapper): t for name, t in state.items() if name.startswith(wrapper)}
-        # its relatives have the same stacks, but no time in them
-        if {"encoder_blocks.0.mlp.fc1_g.weight", "time_embed.mlp.0.weight", "pred.weight"} <= inside.keys():
-            found.setdefault("generator", inside)
-    return found
+    # its relatives have the same stacks, but no time in them
+    marks = {"encoder_blocks.0.mlp.fc1_g.weight", "time_embed.mlp.0.weight", "pred.weight"}
+    return mar.parted(state, marks, asked=asked)
 
 
 def generator_config(
@@ -77,14 +72,8 @@ def generator_config(
         raise NextsetError(
             f"the file has {tokens} tokens of {token} numbers, which is no square grid of patches of {channels} channels; give channels="
         )
-    each = [heads, heads] if heads is None or isinstance(heads, int) else list(heads)
-    first, second = (HEADS.get(width) if h is None else h for h in each)
-    if first is None or second is None:
-        raise NextsetError(f"the stacks are {width} wide, for which no number of heads is known; give heads=")
-    depths = [
-        1 + max((int(m[1]) for n in state if (m := re.match(rf"{stack}_blocks\.(\d+)\.", n))), default=-1)
-        for stack in ("encoder", "decoder")
-    ]
+    first, second = mar.heads_of((width, width), heads, HEADS)
+    depths = [mar.count(state, rf"{stack}_blocks\.(\d+)\.") for stack in ("encoder", "decoder")]
     return XarConfig(
         classes=classes,
         sides=(side,),
@@ -161,16 +150,4 @@ def read(
     scale: float = mar.SCALE,
 ) -> Xar | KLAutoencoder:
     """A generator (with its tokenizer, when both parts are given), or the tokenizer alone."""
-    tokenizer, grid = None, {}
-    if "tokenizer" in parts:
-        channels = parts["tokenizer"]["post_quant_conv.weight"].shape[0]
-    if "generator" in parts:
-        sizes = generator_config(parts["generator"], entity=entity, channels=channels, heads=heads)
-        grid = {"tokens": sizes.sides[0], "patch": sizes.patch}
-    if "tokenizer" in parts:
-        config = mar.tokenizer_config(parts["tokenizer"], groups=groups, **grid)
-        tokenizer = mar.load_tokenizer(parts["tokenizer"], config, scale=scale)
-    if "generator" not in parts:
-        assert tokenizer is not None
-        return tokenizer
-    return load_generator(parts["generator"], tokenizer, entity=entity, channels=channels, heads=heads)
+    return mar.assembled(parts, generator_config, load_generator, channels, groups, scale, entity=entity, heads=heads)
