@@ -30,9 +30,7 @@ FEW = 4  # pictures of what is counted
 
 def measure(lab: Lab) -> Claim:
     """Beside the shared autoencoder, three generators of one size with equal steps."""
-    base = shared.latents(lab)
-    recipes = lab.fit(1 - shared.SHARE, {arm: base.recipe("flowar-cifar10", *CHANGES[arm]) for arm in CHANGES})
-    models = {arm: lab.train(f"generator-flowar-{LABELS[arm]}", recipe) for arm, recipe in recipes.items()}
+    models = shared.latents(lab).generators("flowar", CHANGES, LABELS)
     exact = list(_exact(models[SCALES].model))
     counts = {arm: len(model.model.config.scales) for arm, model in models.items()}
     calls = STEPS * counts[SCALES]

@@ -8,6 +8,7 @@ train it once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nextset.judges.arms import Scope, on_codes
@@ -31,6 +32,15 @@ class Latents:
     def recipe(self, name: str, *changes: str) -> Recipe:
         """A generator's recipe on the shared latents."""
         return on_codes(self.lab, name, self.tokenizer, self.codes, *changes)
+
+    def generators(
+        self, slug: str, changes: Mapping[str, Sequence[str]], labels: Mapping[str, str]
+    ) -> dict[str, Trained]:
+        """Arms of a claim, by name: the recipe of CIFAR-10 with each arm's changes, in equal steps that fill the rest of
+        the budget. labels: of the arms, in the lab's folder."""
+        recipes = {arm: self.recipe(f"{slug}-cifar10", *changed) for arm, changed in changes.items()}
+        fitted = self.lab.fit(1 - SHARE, recipes)
+        return {arm: self.lab.train(f"generator-{slug}-{labels[arm]}", recipe) for arm, recipe in fitted.items()}
 
 
 def latents(lab: Lab) -> Latents:

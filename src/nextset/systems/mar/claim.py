@@ -34,9 +34,7 @@ FEW = 4  # pictures of what is counted
 
 def measure(lab: Lab) -> Claim:
     """Beside the shared autoencoder, two generators of one size with equal steps, and two heads on a ring of points."""
-    base = shared.latents(lab)
-    recipes = lab.fit(1 - shared.SHARE, {arm: base.recipe("mar-cifar10", *CHANGES[arm]) for arm in CHANGES})
-    models = {arm: lab.train(f"generator-mar-{LABELS[arm]}", recipe) for arm, recipe in recipes.items()}
+    models = shared.latents(lab).generators("mar", CHANGES, LABELS)
     exact = list(_exact(models[DIFFUSION].model))
     settings = {"steps": STEPS, "inner_steps": INNER}
     found = compared(lab, [Arm(arm, model, settings) for arm, model in models.items()], shared.SCOPE)

@@ -36,9 +36,7 @@ FEW = 4  # pictures of what is counted
 
 def measure(lab: Lab) -> Claim:
     """Beside the shared autoencoder, three generators of one size with equal steps."""
-    base = shared.latents(lab)
-    recipes = lab.fit(1 - shared.SHARE, {arm: base.recipe("xar-cifar10", *CHANGES[arm]) for arm in CHANGES})
-    models = {arm: lab.train(f"generator-xar-{LABELS[arm]}", recipe) for arm, recipe in recipes.items()}
+    models = shared.latents(lab).generators("xar", CHANGES, LABELS)
     exact = list(_exact(models[NOISY].model))
     counts = {arm: len(model.model.config.entities) for arm, model in models.items()}
     calls = LEAST_SDE * max(counts.values())  # of a picture: tokens can have no fewer
