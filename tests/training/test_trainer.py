@@ -17,6 +17,7 @@ from torch import nn
 from nextset.core.errors import NextsetError
 from nextset.core.update import Update
 from nextset.training import checkpoints, metrics
+from nextset.training import trainer as trainer_file
 from nextset.training.recipes import TrainConfig
 from nextset.training.trainer import Trainer
 
@@ -51,7 +52,8 @@ def test_it_learns(tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"accumulate": 2}, {"ema": 0.0}])
 @pytest.mark.parametrize("make", [Line, Players, Pictures])
-def test_resume_is_the_whole_run(tmp_path, make, changes):
+def test_resume_is_the_whole_run(tmp_path, make, changes, monkeypatch):
+    monkeypatch.setattr(trainer_file, "fast_bfloat16", lambda: True)  # in bfloat16 wherever this runs
     whole = trainer(make(), tmp_path / "whole", save_every=5, **changes)
     whole.run()
     # The second half starts from other weights in another process' state: only the checkpoint may matter.
@@ -66,6 +68,20 @@ def test_resume_is_the_whole_run(tmp_path, make, changes):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
+
+
+def test_bfloat16_where_it_would_be_emulated_is_float32(tmp_path, monkeypatch):
+    found = {}
+    for fast, dtype in ((False, "bfloat16"), (True, "bfloat16"), (True, "float32")):
+        monkeypatch.setattr(trainer_file, "fast_bfloat16", lambda fast=fast: fast)
+        said = io.StringIO()
+        run = Trainer(Line(), Data(), config(dtype=dtype), tmp_path / f"{fast}-{dtype}", console=Console(file=said))
+        run.run()
+        found[fast, dtype] = everything(run)["model/outer.weight"], said.getvalue()
+    slow, real, exact = found.values()
+    assert "no bfloat16 instructions: computing in float32" in slow[1] and "float32 on cpu" in slow[1]
+    assert "bfloat16 on cpu" in real[1] and "instructions" not in real[1] + exact[1]
+    assert torch.equal(slow[0], exact[0]) and not torch.equal(real[0], exact[0])
 
 
 def test_frozen_parts_stay_and_get_no_gradient(tmp_path):

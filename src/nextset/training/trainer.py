@@ -24,6 +24,7 @@ from nextset.core.errors import NextsetError
 from nextset.core.files import write_json
 from nextset.core.noise import Noise
 from nextset.core.update import Trainable, Update
+from nextset.nn.precision import fast_bfloat16
 from nextset.training import checkpoints, schedules
 from nextset.training.batches import check_rows, rows_of_one
 from nextset.training.clock import Clock
@@ -96,6 +97,8 @@ class Trainer:
         self.weights = weights_of(model, config.parallel)
         self.players = players(model, self.weights, config)
         self.device = next(iter(self.players.values())).device
+        slow = config.dtype == "bfloat16" and not fast_bfloat16()  # where it is emulated, a step takes 30 times as long
+        self.dtype = "float32" if slow else config.dtype
         self.ema = Ema(model, config.ema) if config.ema else None
         self._noise = Noise(config.seed, "train")
         self._means = Means()
@@ -118,7 +121,10 @@ class Trainer:
         if c.threads:
             torch.set_num_threads(c.threads)
         _train_mode(self.model)
-        self.report.begin(self.title, self.folder, self.model, self.players, c, self.samples, self.step)
+        if self.dtype != c.dtype:
+            self.report.say(f"this machine has no {c.dtype} instructions: computing in {self.dtype}")
+        about = c.replace(dtype=self.dtype)
+        self.report.begin(self.title, self.folder, self.model, self.players, about, self.samples, self.step)
         if processes.count() > 1:
             self.report.say(f"shared:  {processes.count()} processes ({self.weights.name}), {self._rows} rows each")
         clock = Clock(self.elapsed, self.step)
@@ -184,7 +190,7 @@ class Trainer:
         source = cast(Trainable, self.model).updates(batch, self.step, self._noise)
         while True:
             self.weights.gather()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                 update = next(source, None)
             if update is None:
                 return
@@ -329,7 +335,7 @@ class Trainer:
             self.report.say(f"warning: {error}")
 
     def _check_finite(self) -> None:
-        remedy = "lower lr or clip" + (", or use dtype float32" if self.config.dtype != "float32" else "")
+        remedy = "lower lr or clip" + (", or use dtype float32" if self.dtype != "float32" else "")
         for player in self.players.values():
             player.finite.check(f"{remedy}, and resume {self._saved}" if self._saved else remedy)
 
