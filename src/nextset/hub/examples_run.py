@@ -26,6 +26,8 @@ from nextset.training.recipes import Recipe
 from nextset.training.report import duration
 from nextset.training.trainer import Trainer
 
+SCORES = "scores.jsonl"  # of a run: a line for each test
+
 
 class Examples(Protocol):
     """What a system is trained on. Some of them are kept for a test, which `judged` makes."""
@@ -61,7 +63,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
     """The trainer of the recipe, and what publishes its model.
 
     [sample]: `judge`, how many examples at most the test has, every `train.sample_every` steps and at the end; its scores
-    stand in `scores.jsonl` of the run. `store`: type of the published weights.
+    stand in `SCORES` of the run. `store`: type of the published weights.
     """
     assert recipe.system is not None
     cls = pretrained.system_class(recipe.system)
@@ -89,7 +91,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
         said = "  ".join(f"{name} {value:.4g}" for name, value in score.row().items())
         console.print(f"step {step}, tested: {said}", markup=False, soft_wrap=True)
         seen = step * recipe.train.batch * recipe.train.accumulate
-        _add_line(folder / "scores.jsonl", {"step": step, "seen": seen, **score.to_dict()})
+        _add_line(folder / SCORES, {"step": step, "seen": seen, **score.to_dict()})
         return examples.shown(module.locate)
 
     def publish(trainer: Trainer) -> Path:

@@ -25,10 +25,12 @@ from nextset.core.files import read_json, write_json
 from nextset.core.noise import Noise
 from nextset.data.arrays import read_arrays, write_arrays
 from nextset.data.codes import encode_dataset, load_codes, save_codes, weights_fingerprint
-from nextset.data.dataset import EMOJI, open_dataset
+from nextset.data.dataset import EMOJI, SHAPES, open_dataset
 from nextset.data.images import to_uint8
+from nextset.data.places import CITY
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
+from nextset.hub.examples_run import SCORES
 from nextset.hub.workshop import train
 from nextset.judges.claims import Made, Trained
 from nextset.judges.comparison import Options, compare
@@ -40,6 +42,7 @@ from nextset.training.recipes import Recipe, load_recipe
 
 _BATCH = 250
 _TRIAL = 12  # steps that a trial runs; the second half is timed
+TESTBEDS = (EMOJI, SHAPES, CITY)  # those that the library makes itself
 # fields of [train] that change no weight
 _FREE = {"threads", "log_every", "sample_every", "save_every", "save_minutes", "keep", "parallel", "checkpoint"}
 
@@ -83,8 +86,7 @@ class Workbench:
     # ---- training
 
     def recipe(self, name: str, *changes: str) -> Recipe:
-        own = load_recipe(name).data.get("source") == EMOJI  # a testbed that the library builds
-        places = [] if own else [f'data.source="{self._sources[False]}"']
+        places = [] if load_recipe(name).data.get("source") in TESTBEDS else [f'data.source="{self._sources[False]}"']
         return load_recipe(name, [*places, f"threads={self.threads}", *changes])
 
     def fit(self, share: float, recipes: dict[str, Recipe]) -> dict[str, Recipe]:
@@ -122,7 +124,9 @@ class Workbench:
             write_json(ended, {"steps": result.step, "seconds": result.elapsed, "metrics": result.metrics})
         about = read_json(ended)
         model = pretrained.load(folder / "model").model
-        return Trained(folder / "model", model, about["steps"], about["seconds"], about["metrics"])
+        scores = folder / SCORES
+        tests = tuple(json.loads(line) for line in scores.read_text().splitlines()) if scores.exists() else ()
+        return Trained(folder / "model", model, about["steps"], about["seconds"], about["metrics"], tests)
 
     def codes(self, label: str, tokenizer: Trained, variants: int = 1, held_out: bool = False) -> Path:
         which = "held-out" if held_out else "codes"
@@ -224,7 +228,7 @@ class Workbench:
         what = {k: v for k, v in recipe.to_dict().items() if k != "name"}
         what["train"] = {k: v for k, v in what["train"].items() if k not in _FREE}
         for name, held_out in (("source", False), ("test", True)):
-            if what["data"].get(name, EMOJI) != EMOJI:
+            if what["data"].get(name, EMOJI) not in TESTBEDS:
                 what["data"][name] = self._contents[held_out]
         for name in ("tokenizer", "codes", "start"):
             if name in what["data"]:

@@ -59,13 +59,15 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run of a claim: its model as `nextset.load` gives it, steps and seconds of training, and the last numbers."""
+    """A run of a claim: its model as `nextset.load` gives it, steps and seconds of training, and the last numbers. tests: of a
+    system that tests itself while it trains, what it found each time."""
 
     folder: Path
     model: Any
     steps: int
     seconds: float
     metrics: dict[str, float]
+    tests: tuple[dict[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Examples:
         those of the whole path are for the others, before and after."""
         rows = torch.arange(len(self.test))
         fitted, others = self.test.take(rows[::2][:limit]), self.test.take(rows[1::2][:limit])
-        parts = [model.choices(*self.question(fitted, some)) for some in _parts(fitted, 64)]
+        parts = [model.choices(*self.question(fitted, some)) for some in in_parts(fitted, 64)]
         temperature = fit_temperature(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
         report: dict[str, Any] = {"defaults": {"temperature": round(temperature, 4)}, "fitted_on": len(fitted)}
         for name, t in (("before", 1.0), ("after", temperature)) if len(others) else ():
@@ -190,6 +190,11 @@ def labels(places: Places, g: int, steps: int) -> Tensor:
 
 def score(locate: Callable[[Tensor, Ground], Cells], places: Places, g: int, steps: int, batch: int = 64) -> Score:
     """Errors and confidences of the likeliest cell of each photo, against where it was truly taken."""
+    return evaluate(asker(locate, places, g, steps), in_parts(places, batch), places.landmarks)
+
+
+def asker(locate: Callable[[Tensor, Ground], Cells], places: Places, g: int, steps: int) -> Callable[[Tensor], Answer]:
+    """What answers about rows (n,) of some places, all on one map, with the likeliest cell of each photo."""
     right = labels(_true(places), g, steps)
 
     def ask(rows: Tensor) -> Answer:
@@ -199,7 +204,7 @@ def score(locate: Callable[[Tensor, Ground], Cells], places: Places, g: int, ste
         exact = (cells.actions[:, 0] == right[rows, : cells.actions.shape[-1]]).all(-1)
         return Answer(metres, exact, cells.logp[:, 0].double().exp())
 
-    return evaluate(ask, _parts(places, batch), places.landmarks)
+    return ask
 
 
 def _true(places: Places) -> Places:
@@ -207,7 +212,7 @@ def _true(places: Places) -> Places:
     return dataclasses.replace(places, lat=places.true_lat, lon=places.true_lon)
 
 
-def _parts(places: Places, batch: int) -> list[Tensor]:
+def in_parts(places: Places, batch: int) -> list[Tensor]:
     """Rows of at most `batch` photos of one map."""
     of = [(places.ground == k).nonzero()[:, 0] for k in range(len(places.grounds))]
     return [some for rows in of for some in rows.split(batch) if len(some)]
