@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nextset.nn import mamba
 from nextset.nn.mamba import Mamba2, scan
 
 
@@ -74,3 +78,30 @@ def test_the_state_stays_float32_when_the_rest_is_not() -> None:
     rough, (tail, state) = mixer.bfloat16()(u.bfloat16())
     assert state.dtype == torch.float32 and tail.dtype == torch.bfloat16 and rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.1)
+
+
+def test_the_kernel_gets_what_it_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A double of mamba-ssm's kernel, which computes the recurrence: shapes, order, dtypes, and the state that goes on. The
+    kernel itself needs a GPU."""
+    asked = {}
+
+    def kernel(x, dt, A, B, C, chunk_size, *, initial_states=None, return_final_states=False):
+        assert return_final_states and all(t.is_contiguous() for t in (x, dt, B, C))
+        asked.update(x=x, dt=dt, A=A, B=B, C=C, chunk_size=chunk_size)
+        start = torch.zeros(2, 3, 4, 5) if initial_states is None else initial_states
+        return recurrence(x, dt, A, B[:, :, 0], C[:, :, 0], start)
+
+    module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
+    module.mamba_chunk_scan_combined = kernel  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.triton.ssd_combined", module)
+    mamba._kernel.cache_clear()
+    start = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(7))
+    for h in (None, start):
+        y, state = mamba.scan_by_kernel(*inputs(30), h, 8)
+        wanted, last = scan(*inputs(30), h, 8)
+        torch.testing.assert_close(y.float(), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state, last, atol=1e-4, rtol=1e-4)
+    assert asked["B"].shape == (2, 30, 1, 5) and asked["chunk_size"] == 8
+    monkeypatch.delitem(sys.modules, "mamba_ssm.ops.triton.ssd_combined")
+    mamba._kernel.cache_clear()
+    assert mamba._kernel() is None, "not installed here"

@@ -1,7 +1,8 @@
 """Mamba-2: a causal mixer with a state of fixed size, computed chunk by chunk.
 
 h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t, for each head with its own decay A. Inside a chunk this
-is a masked product of matrices; between chunks only the state goes on. Nothing runs per position.
+is a masked product of matrices; between chunks only the state goes on. Nothing runs per position. On a GPU the kernel of
+mamba-ssm is used where that package is installed.
 
 Shapes: inputs (rows, L, width); state (rows, heads, P, N); P channels a head, N the state's size.
 Source: Dao and Gu 2024, "Transformers are SSMs" (arXiv 2405.21060), section 6.
@@ -9,7 +10,11 @@ Source: Dao and Gu 2024, "Transformers are SSMs" (arXiv 2405.21060), section 6.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +62,25 @@ def scan(
     return y.flatten(1, 2)[:, :length], state
 
 
+def scan_by_kernel(
+    x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, h: Tensor | None = None, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """`scan` by the Triton kernel of mamba-ssm, which keeps chunks on the chip."""
+    kernel = _kernel()
+    assert kernel is not None
+    x, dt, b, c = (t.float().contiguous() for t in (x, dt, b[:, :, None], c[:, :, None]))  # B and C in one group
+    y, state = kernel(x, dt, decay, b, c, chunk, initial_states=h, return_final_states=True)
+    return y, state.float()
+
+
+@functools.cache
+def _kernel() -> Callable[..., Any] | None:
+    try:
+        return importlib.import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    except ImportError:
+        return None
+
+
 class Mamba2(nn.Module):
     """Projection, short causal convolution, scan, gated RMS norm, projection; one group of B and C.
 
@@ -95,7 +119,8 @@ class Mamba2(nn.Module):
         dt = F.softplus(dt.float() + self.dt_bias.float())
         decay = -self.A_log.float().exp()
         with torch.autocast(u.device.type, enabled=False):  # sums over many steps: float32 whatever the rest runs in
-            y, state = scan(x, dt, decay, b, c, None if before is None else before[1])
+            best = scan_by_kernel if x.is_cuda and _kernel() else scan
+            y, state = best(x, dt, decay, b, c, None if before is None else before[1])
         y = (y + self.D.float()[:, None] * x.float()).flatten(2).to(u.dtype) * F.silu(gate)
         normed = F.rms_norm(y, (self.inner,), self.norm.weight.to(y.dtype), self.eps)
         return self.out_proj(normed), (tail, state)
