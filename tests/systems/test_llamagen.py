@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.noise import Noise
+from nextset.engine import static
 from nextset.engine.run import Run, finish, look, proceed
 from nextset.hub import pretrained
 from nextset.hub.catalogue import get_record
@@ -27,6 +28,7 @@ from nextset.tokenizers.vq import VQConfig, VQTokenizer
 from nextset.training.recipes import load_recipe
 from tests.battery.common import Tap
 from tests.battery.instances import instance, randomise
+from tests.cli.running import run as run_command
 from tests.tiny import tiny_tokenizer
 
 CLASSES = torch.tensor([3, 0, 1])
@@ -319,6 +321,25 @@ def test_words_are_trained_with_the_generator(tmp_path: Path) -> None:
     assert pipe("red apple", n=2).tensors.shape == (2, 3, 6, 6)  # type: ignore[operator]
     with pytest.raises(NextsetError, match="this model knows no word of the prompt 'plum'"):
         pipe("plum")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("asked", [("--class", "1"), ("red apple",)])
+def test_the_command_compiles_the_step(asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same body for both models, not compiled here: the battery does that."""
+    backends: list[object] = []
+
+    def body(network: object, backend: object) -> object:
+        backends.append(backend)
+        return static.step_of
+
+    monkeypatch.setattr(static, "_compiled", body)
+    folder = pretrained.save(tmp_path / "model", (model() if len(asked) == 2 else with_words()).eval())
+    command, pictures = ("generate", *asked, "-n", 2, "-m", folder, "-o", tmp_path / "out.png"), []
+    for flags in ((), ("--compile",)):
+        run_command(*command, *flags)
+        pictures.append((tmp_path / "out.png").read_bytes())
+        assert set(backends) == ({"inductor"} if flags else set())
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.parametrize("changes", [{"asked_with": "class"}, {"text_channels": 6}, {"text_length": 5}])

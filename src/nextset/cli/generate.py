@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nextset.cli.options import (
     Cfg,
+    Compile,
     Device,
     Dtype,
     Model,
@@ -106,6 +107,7 @@ def generate(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     offload: Offload = False,
+    compile: Compile = False,
     threads: Threads = 0,
 ) -> None:
     """Make pictures, or clips, of prompts or of classes.
@@ -207,6 +209,7 @@ def generate(
             previews=bool(gif or preview),
             on_event=on_event,
             candidates=candidates,
+            compile=compile,
             **settings,
         )
     if live:

@@ -50,6 +50,10 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 Offload = Annotated[
     bool, typer.Option("--offload", help="Keep the blocks in the CPU's memory; they come to the device one by one.")
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the step of a model that goes token by token; pays for many pictures."),
+]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 = as torch likes.")]
 
 

@@ -71,6 +71,7 @@ class TextPipeline(Generator):
         previews: bool = False,
         on_event: OnEvent = None,
         cache: str | None = None,
+        compile: bool = False,
         candidates: int | None = None,
         decide_at: int | None = None,
         **settings: Any,
@@ -85,6 +86,7 @@ class TextPipeline(Generator):
         seed: every picture is a function of (seed, its index, its prompt and settings) and of nothing else. indices: make
         just these indices of a request. batch: pictures at a time; changes no picture. candidates, decide_at: begin each
         picture so often, and go on after a step with the likeliest beginning.
+        compile: make one compiled body for all steps of a shape, for models that go token by token (see `engine.static`).
         settings: the system's own (guidance_scale, temperature, top_p, pixels, ...).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -114,8 +116,9 @@ class TextPipeline(Generator):
 
         noise = Noise(seed, "generate")
         parts = self.run(
-            job, where, noise, batch=batch, several=several, at=at, previews=previews, on_event=on_event, cache=cache
-        )
+            job, where, noise,
+            batch=batch, several=several, at=at, previews=previews, on_event=on_event, cache=cache, compile=compile,
+        )  # fmt: skip
         return self.output(parts, [prompts[i] for i in place.tolist()], seed, where)
 
     def _negative(self, prompt: Prompts | None, prompts: int) -> Text | None:
