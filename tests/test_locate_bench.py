@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from benchmarks import locate_area
+from benchmarks import locate_area, locate_plots
 from nextset.data.city import City
 
 
@@ -32,3 +33,14 @@ def test_a_row_a_map(tmp_path: Path) -> None:
     assert all(
         row["zoom_seconds"] > 0 and row["gallery_bytes"] == 512 * (row["retrieval_pictures"] - 2) for row in rows
     )
+
+
+def test_plots_of_a_claim_with_an_empty_tenth(tmp_path: Path) -> None:
+    curve = [{"arm": arm, "photos_seen": n, "minutes": n / 2, "within 100 m": 0.1} for arm in "ab" for n in (1, 2)]
+    found = {"count": [3, 0, 1], "confidence": [0.1, None, 0.9], "accuracy": [0.0, None, 1.0], "ece": 0.1}
+    rows = [{"arm": arm, "temperature": 1.5, "before": found, "after": found} for arm in "ab"]
+    claim = tmp_path / "claim.json"
+    claim.write_text(json.dumps({"tables": {"curve": curve, "calibration": rows}}))
+    locate_plots.main(["--claim", str(claim), "--out", str(tmp_path / "images")])
+    for name in ("locate-curves.png", "locate-reliability.png"):
+        assert Image.open(tmp_path / "images" / name).size[0] > 600
