@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from nextset.core.errors import NextsetError, NextsetWarning, check_range
 from nextset.core.protocols import Ground
 from nextset.data.city import EARTH
 from nextset.data.geotag import Position, read_position
-from nextset.data.images import from_uint8, read_image
+from nextset.data.images import from_pil, from_uint8, read_image
 from nextset.data.maps import Region, open_map
 from nextset.data.panels import zoom_panels
 from nextset.data.placed_photos import load_photo
@@ -25,6 +25,7 @@ from nextset.data.places import within
 from nextset.hub import pretrained
 
 Photo = str | Path | Image.Image | Tensor
+_SHOWN = (512, 256)  # pixels that are kept of a photo as it came, for pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Located:
     """What a search found for one photo: `cells`, the likeliest first. It can be looped over.
 
     photo: (3, P, 2P) as the model saw it. name: what the photo is called. position: where it says that it was taken, if it
-    does. unknown: share of unknown ground in the views on the likeliest path.
+    does. unknown: share of unknown ground in the views on the likeliest path. original: the photo as it came, made small, for pictures.
     """
 
     cells: list[Cell]
@@ -77,6 +78,7 @@ class Located:
     name: str = "photo"
     position: Position | None = None
     unknown: tuple[float, ...] = ()
+    original: Image.Image | None = None
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(self.cells)
@@ -101,7 +103,8 @@ class Located:
         """The photo, and the zoom path over the map with the chosen cells."""
         paths = torch.tensor([cell.path for cell in self.cells], dtype=torch.float64)
         truth = None if self.position is None else (self.position.lat, self.position.lon)
-        return zoom_panels(self.photo, self.ground, paths, truth, side)
+        photo = self.photo if self.original is None else from_pil(self.original.resize((2 * side, side)))
+        return zoom_panels(photo, self.ground, paths, truth, side)
 
     def geojson(self) -> dict[str, Any]:
         """A FeatureCollection: a polygon a cell, with its probability."""
@@ -180,20 +183,18 @@ class Locator:
         found = []
         for start in range(0, len(read), batch):
             some = read[start : start + batch]
-            cells = self.system.locate(torch.stack([pixels for pixels, _, _ in some]), ground, **settings)
-            for row, (pixels, name, position) in enumerate(some):
+            cells = self.system.locate(torch.stack([each.pixels for each in some]), ground, **settings)
+            for row, each in enumerate(some):
                 kept = _cells(cells, row, k)
-                found.append(Located(kept, pixels, ground, name, position, self._unknown(kept[0], ground)))
+                unknown = self._unknown(kept[0], ground)
+                found.append(Located(kept, each.pixels, ground, each.name, each.position, unknown, each.original))
         return found[0] if one else found
 
-    def _read(self, photo: Photo, name: str, ground: Ground) -> tuple[Tensor, str, Position | None]:
-        """(3, P, 2P) in [-1, 1], what it is called, and where it says that it was taken."""
+    def _read(self, photo: Photo, name: str, ground: Ground) -> _Read:
         size, position = self.system.config.pixels, None
         if isinstance(photo, Tensor):
-            return (
-                torch.nn.functional.interpolate(photo[None].float(), (size, 2 * size), mode="bilinear")[0],
-                name,
-                None,
+            return _Read(
+                torch.nn.functional.interpolate(photo[None].float(), (size, 2 * size), mode="bilinear")[0], name
             )
         if isinstance(photo, (str, Path)):
             name = str(photo)
@@ -210,7 +211,12 @@ class Locator:
                 NextsetWarning,
                 stacklevel=4,
             )
-        return from_uint8(torch.from_numpy(load_photo(picture, size).copy())), name, position
+        return _Read(
+            from_uint8(torch.from_numpy(load_photo(picture, size).copy())),
+            name,
+            position,
+            picture.convert("RGB").resize(_SHOWN),
+        )
 
     def _unknown(self, cell: Cell, ground: Any) -> tuple[float, ...]:
         """Share of unknown ground in the views that led to a cell."""
@@ -219,6 +225,15 @@ class Locator:
         squares = torch.tensor(cell.path[:-1], dtype=torch.float64)
         ground.view(*squares.unbind(1), self.system.config.pixels)
         return tuple(float(share) for share in ground.missing)
+
+
+class _Read(NamedTuple):
+    """A photo (3, P, 2P) in [-1, 1], what it is called, where it says that it was taken, and as it came."""
+
+    pixels: Tensor
+    name: str
+    position: Position | None = None
+    original: Image.Image | None = None
 
 
 def _cells(found: Any, row: int, k: int) -> list[Cell]:
