@@ -155,7 +155,7 @@ def _card(recipe: Recipe, model: nn.Module, trainer: Trainer, count: int) -> str
 A `{recipe.system}` model of {parameters:,} parameters, trained by nextset from the recipe `{recipe.name}`.
 
 - data: `{recipe.data.get("source", "city")}`, {count:,} examples
-- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {duration(trainer.elapsed)}, {recipe.train.dtype}
+- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {duration(trainer.elapsed)}, {trainer.dtype}
 - use: `nextset locate PHOTO --map MAP --model <this folder>`
 
 It knows the ground that it was trained on. Licences of photos and maps apply.

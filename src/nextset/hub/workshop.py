@@ -235,7 +235,7 @@ def card(recipe: Recipe, model: Any, trainer: Trainer, codes: Codes) -> str:
 A `{recipe.system}` generator of {count:,} parameters, trained by nextset from the recipe `{recipe.name}`.
 
 - data: `{recipe.data.get("source")}` at {recipe.data.get("size", 64)} pixels, {len(codes):,} {items} in {len(codes.class_names)} classes
-- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {trainer.elapsed / 60:.0f} minutes, {recipe.train.dtype}
+- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {trainer.elapsed / 60:.0f} minutes, {trainer.dtype}
 - use: `nextset generate --model <this folder>`
 
 What it makes resembles what it was trained on, and with a small data set it may repeat it. Licences of the data apply.
