@@ -16,6 +16,7 @@ from nextset.nn.rope import Turn, angles, frequencies, rotate, turns
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_few_rows_turned_around_are_the_product(monkeypatch, rows: int, bias: bool):
     monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     x, layer = torch.randn(rows, 1, 24), Linear(24, 40, bias=bias)
     expected = F.linear(x, layer.weight, layer.bias)
     with torch.no_grad():
@@ -23,6 +24,19 @@ def test_a_few_rows_turned_around_are_the_product(monkeypatch, rows: int, bias: 
         found = layer(x)
     assert found.shape == expected.shape and found.is_contiguous()
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "on"),
+    [
+        ((2304, 768), 2, {"AVX512"}),
+        ((16384, 768), 1, {"AVX512"}),
+        ((16384, 768), 2, {"AVX512", "AVX2"}),
+        ((16384, 768), 5, set()),
+    ],
+)
+def test_turning_pays_where_it_was_measured_to_pay(size: tuple[int, int], rows: int, on: set[str]):
+    assert {name for name in ("AVX512", "AVX2", "DEFAULT", "NEON") if module.pays(*size, rows, name)} == on
 
 
 def test_gradients_and_small_weights_take_the_plain_way():

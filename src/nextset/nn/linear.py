@@ -1,7 +1,9 @@
 """A linear map that is fast for a few rows: a step of one token reads every weight for hardly any arithmetic, and on a CPU the
-library's product of a few rows with a large matrix reads it at a third of the memory's speed, turned around at all of it.
+library's product of a few rows with a large matrix may read it at a third of the memory's speed, turned around at all of it.
 
-Measured on a Zen 4 core in float32, a product of 2 rows with (16384, 768): 8.3 ms, turned around 2.8 ms.
+Where that is so depends on the processor. A product of 2 rows in float32, in ms, as it is and turned around: on a Zen 4 core with
+AVX-512 (16384, 768) 8.3 and 2.8, (2304, 768) 0.98 and 0.40; on a core with AVX2 (16384, 768) 9.6 and 6.7, (2304, 768) 0.46 and
+0.78. Of one row, turning never paid with AVX2.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LARGE = 1 << 19  # weights from which memory decides, and not the call
+BEYOND = 1 << 23  # weights that no cache of a core holds
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -28,14 +31,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _turned(x: Tensor, weight: Tensor, rows: int) -> bool:
-    n, k = weight.shape
-    few = 1 <= rows <= 3 or (rows == 4 and n >= k)
     return (
-        few
+        pays(*weight.shape, rows, torch.backends.cpu.get_cpu_capability())
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def pays(n: int, k: int, rows: int, capability: str) -> bool:
+    """Whether a product of some rows with (n, k) weights is faster turned around, on a processor of torch's name for it."""
+    if capability == "AVX512":
+        return 1 <= rows <= 3 or (rows == 4 and n >= k)
+    return capability == "AVX2" and 2 <= rows <= 4 and n * k >= BEYOND
 
 
 class Linear(nn.Linear):
