@@ -60,3 +60,33 @@ def test_wrong_entries_are_refused(tmp_path: Path) -> None:
         train(_recipe("just_zoom_in-city", "model.depth=1", "model.heads=2", "sample.juge=3"), tmp_path / "a")
     with pytest.raises(NextsetError, match="no field 'trian'"):
         train(_recipe("just_zoom_in-city", "model.depth=1", "model.heads=2", "data.trian=3"), tmp_path / "b")
+
+
+def test_training_may_begin_with_parts_of_another_model(tmp_path: Path) -> None:
+    """The encoders of retrieval, frozen but for the map behind them, under a decoder that is drawn."""
+    _, first = train(_recipe("retrieval-city"), tmp_path / "first")
+    zoom = ("just_zoom_in-city", "model.depth=1", "model.heads=2", "model.encoder.trained=0", "steps=2")
+    start, parts = f'data.start="{first}"', 'data.start_parts=["encoder", "photo_encoder"]'
+    _, second = train(_recipe(*zoom, start, parts), tmp_path / "second")
+    before, after = (pretrained.load(folder).model.state_dict() for folder in (first, second))
+    same = {key: torch.equal(before[key], after[key]) for key in before if "encoder." in key}
+    assert len(same) == 24 and {same[key] for key in same if ".blocks." in key} == {True}
+    assert not same["encoder.net.out.weight"] and "action.weight" in after
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (('data.start_parts=["encodr"]',), "share no part 'encodr'"),
+        ((), "has other sizes than this model, first at action.weight; give a model of the same recipe"),
+        (
+            ("model.encoder.width=24", 'data.start_parts=["encoder"]'),
+            "has other sizes than this model, first at encoder",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(changes: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    _, first = train(_recipe("retrieval-city", "steps=1", "warmup=0"), tmp_path / "first")
+    zoom = ("just_zoom_in-city", "model.depth=1", "model.heads=2", f'data.start="{first}"')
+    with pytest.raises(NextsetError, match=message):
+        train(_recipe(*zoom, *changes), tmp_path / "second")

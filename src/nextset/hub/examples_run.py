@@ -77,8 +77,8 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
     for line in summary(about):
         console.print(line, markup=False, soft_wrap=True)
     model = cls(config)
-    if "start" in recipe.data:  # weights to begin with, of a model with the same sizes
-        model.load_state_dict(pretrained.load(recipe.data["start"]).model.state_dict())
+    if "start" in recipe.data:
+        pretrained.begin_with(model, recipe.data["start"], recipe.data.get("start_parts", ()))
     model.to(processes.device())
     batches = Batches(len(examples), recipe.train.batch, recipe.train.seed)
     noise = Noise(recipe.train.seed, "data")
@@ -129,7 +129,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
 
 def _open(cls: Any, config: Any, recipe: Recipe) -> Examples:
     """The examples of the recipe; what is kept on disk is made by the first process alone."""
-    options = {k: v for k, v in recipe.data.items() if k != "start"}
+    options = {k: v for k, v in recipe.data.items() if k not in ("start", "start_parts")}
     made: list[Examples] = []
     processes.by_first(lambda: made.append(cls.examples(options, config)))
     return made[0] if made else cls.examples(options, config)

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import tomllib
 import warnings
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,12 @@ def packaged() -> dict[str, Path]:
 
 
 def default_model(asked_with: str = "text") -> str:
-    """Name of the model that is used when none is given, by what it is asked with ("text" or "class"); it stands in data
-    (`assets/defaults.toml`)."""
+    """Name of the model that is used when none is given, by what it is asked with ("text", "class" or "photo"); it stands in
+    data (`assets/defaults.toml`)."""
     defaults = tomllib.loads((Path(str(files("nextset"))) / "assets" / "defaults.toml").read_text())
-    if asked_with not in defaults["generate"]:
+    if asked_with not in defaults["packaged"]:
         raise NextsetError(f"no packaged model is asked with a {asked_with}; name one with --model, or train it first")
-    return str(defaults["generate"][asked_with])
+    return str(defaults["packaged"][asked_with])
 
 
 def resolve(name: str | Path) -> Path:
@@ -183,6 +184,23 @@ def _build(
     what, optional = str(folder / "model.safetensors"), getattr(cls, "training_state", ())
     load_into(model, state, what=what, optional=optional, device=device)
     return channels_last(model) if field == "type" else model
+
+
+def begin_with(model: nn.Module, name: str | Path, parts: Sequence[str] = ()) -> None:
+    """Give a model the weights of a published one of the same sizes: all of them, or those of some parts, such as "encoder"."""
+    given, own = load(name).model.state_dict(), model.state_dict()
+    for part in parts:
+        known = {key.split(".")[0] for key in given} & {key.split(".")[0] for key in own}
+        if part not in known:
+            raise NextsetError(f"{name} and this model share no part {part!r}: {nearest(part, known)}")
+    if parts:
+        given, own = ({k: v for k, v in state.items() if k.split(".")[0] in parts} for state in (given, own))
+    for key in sorted({*given, *own}):
+        if key not in given or key not in own or given[key].shape != own[key].shape:
+            raise NextsetError(
+                f"{name} has other sizes than this model, first at {key}; give a model of the same recipe"
+            )
+    model.load_state_dict(given, strict=not parts)
 
 
 def published_state(model: nn.Module) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def train(
 
 
 def dataset_of(recipe: Recipe, console: Console) -> Any:
-    own = ("tokenizer", "codes", "balance", "code_variants", "start", "text_encoder")
+    own = ("tokenizer", "codes", "balance", "code_variants", "start", "start_parts", "text_encoder")
     options = {k: v for k, v in recipe.data.items() if k not in own}
     source = options.pop("source", None)
     if not source:
@@ -179,8 +179,8 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     codes = codes_of(recipe, data, coder, folder, console, getattr(cls, "trained_on", "codes") == "features")
     request = request_of(recipe, cls, codes)
     model = cls(cls.config_type.from_dict({**sizes_of(cls, coder), **request.sizes(), **request.model}), coder)
-    if "start" in recipe.data:  # weights to begin with, of a generator with the same sizes
-        model.load_state_dict(pretrained.load(recipe.data["start"]).model.state_dict())
+    if "start" in recipe.data:
+        pretrained.begin_with(model, recipe.data["start"], recipe.data.get("start_parts", ()))
     for module in (model, coder):
         module.to(processes.device())
     balance = float(recipe.data.get("balance", 1.0))

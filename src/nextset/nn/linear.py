@@ -32,7 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _turned(x: Tensor, weight: Tensor, rows: int) -> bool:
     return (
-        pays(*weight.shape, rows, torch.backends.cpu.get_cpu_capability())
+        pays(weight.shape[0], weight.shape[1], rows, torch.backends.cpu.get_cpu_capability())
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
