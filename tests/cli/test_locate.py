@@ -19,6 +19,7 @@ from nextset.hub import pretrained
 from nextset.nn.encoders import EncoderConfig
 from nextset.pipelines import Located, Locator
 from nextset.systems.just_zoom_in import JustZoomIn, JustZoomInConfig
+from nextset.systems.just_zoom_in.geometry import distance
 from tests.cli.running import refuse, run
 from tests.tiny import save_tiny
 
@@ -122,7 +123,6 @@ def test_what_cannot_be_located_is_said_in_one_line(model: Path, world: Path, tm
     assert "leave out one" in refuse(*asked, "--json", "--geojson")
     assert "give beams=5" in refuse(*asked, "--beam", 2)
     assert "steps" in refuse(*asked, "--steps", 7)
-    assert "no packaged model" in refuse("locate", photo, "--map", tiles)
     assert "use `nextset locate`" in refuse("generate", "-m", model, "-n", 1, "-o", tmp_path / "x.png")
     pictures = save_tiny(tmp_path / "pictures")
     assert "locates none" in refuse("locate", photo, "--map", tiles, "-m", pictures)
@@ -139,3 +139,30 @@ def test_a_photo_that_lies_about_its_place_is_located_all_the_same(model: Path, 
     Image.new("RGB", (32, 16)).save(tmp_path / "far.jpg", exif=exif)
     with pytest.warns(NextsetWarning, match="outside the searched square"):
         run("locate", tmp_path / "far.jpg", "--map", world / "map", "-m", model)
+
+
+def test_the_packaged_model_finds_photos_of_its_city(tmp_path: Path) -> None:
+    """From `nextset city` to a table, without naming a model: other photos than it was trained on, read from files."""
+    run("city", tmp_path / "city", "--photos", 40, "--pixels", 64, "--zoom", 16)
+    run("locate", tmp_path / "city/photos", "--map", tmp_path / "city/map", "-k", 1, "--csv", tmp_path / "found.csv")
+    truth = {row["path"]: row for row in csv.DictReader((tmp_path / "city/photos/photos.csv").open())}
+    metres = []
+    for row in csv.DictReader((tmp_path / "found.csv").open()):
+        place = truth[Path(row["path"]).name]
+        there = (float(place[name]) for name in ("latitude", "longitude"))
+        here = (float(row[name]) for name in ("latitude", "longitude"))
+        metres.append(float(distance(*(torch.tensor(v).double() for v in (*here, *there)))))
+    assert len(metres) == 40 and sum(m <= 100 for m in metres) >= 20  # at random: one
+
+
+def test_a_map_of_another_place_is_warned_of(world: Path) -> None:
+    with pytest.warns(
+        NextsetWarning, match=r"city-zoom was trained on the ground around 36.0000, -40.0000 \(1,280 m\)"
+    ):
+        run("locate", world / "photos/0000.jpg", "--map", world / "map")
+
+
+def test_packaged_models_are_small() -> None:
+    for name, folder in pretrained.packaged().items():
+        assert sum(path.stat().st_size for path in folder.rglob("*")) <= 25e6, name
+    assert sum(path.stat().st_size for path in pretrained.packaged()["city-zoom"].iterdir()) <= 12e6

@@ -54,7 +54,7 @@ def locate(
 
       nextset city out/city
 
-      nextset locate out/city/photos/0003.jpg --map out/city/map --picture out/zoom.png
+      nextset locate out/city/photos/0001.jpg --map out/city/map --picture out/zoom.png
 
       nextset locate my/photos --map tiles.mbtiles --region 38.89,-77.01,10000 --geojson
 

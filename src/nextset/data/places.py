@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -166,9 +167,14 @@ def folder_places(options: PlaceOptions) -> Places:
 
 def within(ground: Ground, lat: Tensor, lon: Tensor) -> Tensor:
     """Which places lie in the square that is searched, bool (N,)."""
+    return inside(lat, lon, ground.start)
+
+
+def inside(lat: Tensor, lon: Tensor, square: Sequence[float]) -> Tensor:
+    """Which places (N,) in degrees lie in a square (lat, lon, side in metres), bool (N,)."""
     from nextset.data.city import EARTH
 
-    at, along, side = ground.start
+    at, along, side = square
     north = EARTH * torch.deg2rad(lat - at)
     east = EARTH * torch.deg2rad(lon - along) * torch.cos(torch.deg2rad(lat))
     return (north.abs() <= side / 2) & (east.abs() <= side / 2)

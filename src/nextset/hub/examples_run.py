@@ -51,7 +51,8 @@ class Examples(Protocol):
         ...
 
     def settled(self, model: Any) -> dict[str, Any]:
-        """What is decided of a trained model by what it was not trained on: `defaults` of its requests, and why."""
+        """What is decided of a trained model by what it was not trained on: `defaults` of its requests, and why; `info` that is
+        published with it."""
         ...
 
     def shown(self, locate: Callable[..., Any]) -> Tensor | None:
@@ -108,6 +109,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
             defaults=settled["defaults"],
             recipe=recipe.to_dict(),
             card=_card(recipe, module, trainer, len(examples)),
+            **settled.get("info", {}),
         )
 
     trainer = Trainer(

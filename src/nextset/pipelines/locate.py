@@ -21,7 +21,7 @@ from nextset.data.images import from_pil, from_uint8, read_image
 from nextset.data.maps import Region, open_map
 from nextset.data.panels import zoom_panels
 from nextset.data.placed_photos import load_photo
-from nextset.data.places import within
+from nextset.data.places import inside, within
 from nextset.hub import pretrained
 
 Photo = str | Path | Image.Image | Tensor
@@ -172,6 +172,7 @@ class Locator:
         if width < k:
             raise NextsetError(f"k is {k}, but only {width} beams are followed; give beams={k}")
         ground: Any = open_map(map, region) if isinstance(map, (str, Path)) else map
+        self._know(ground)
         settings: dict[str, Any] = {"beams": width, "steps": steps}
         settings["temperature"] = self.defaults.get("temperature", 1.0) if temperature is None else temperature
         check_range("temperature", settings["temperature"], 1e-3, 1e3)
@@ -189,6 +190,15 @@ class Locator:
                 unknown = self._unknown(kept[0], ground)
                 found.append(Located(kept, each.pixels, ground, each.name, each.position, unknown, each.original))
         return found[0] if one else found
+
+    def _know(self, ground: Ground) -> None:
+        """Warn of a map of another place than the model was trained on."""
+        lat, lon = (torch.tensor([v], dtype=torch.float64) for v in ground.start[:2])
+        places = self.info.get("knows", [])
+        if places and not any(inside(lat, lon, place) for place in places):
+            known = ", ".join(f"{a:.4f}, {b:.4f} ({side:,.0f} m)" for a, b, side in places[:3])
+            said = f"{self.name} was trained on the ground around {known}, and the map shows another place: it guesses"
+            warnings.warn(said, NextsetWarning, stacklevel=3)
 
     def _read(self, photo: Photo, name: str, ground: Ground) -> _Read:
         size, position = self.system.config.pixels, None

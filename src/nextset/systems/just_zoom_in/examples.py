@@ -143,12 +143,13 @@ class Examples:
     @torch.no_grad()
     def settled(self, model: Any, limit: int = 1000) -> dict[str, Any]:
         """The temperature that makes probabilities true, fitted on every second test photo (at most `limit`); and how true
-        those of the whole path are for the others, before and after."""
+        those of the whole path are for the others, before and after. What the model knows: (lat, lon, side) of the squares."""
         rows = torch.arange(len(self.test))
         fitted, others = self.test.take(rows[::2][:limit]), self.test.take(rows[1::2][:limit])
         parts = [model.choices(*self.question(fitted, some)) for some in in_parts(fitted, 64)]
         temperature = fit_temperature(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
         report: dict[str, Any] = {"defaults": {"temperature": round(temperature, 4)}, "fitted_on": len(fitted)}
+        report["info"] = {"knows": [list(ground.start) for ground in self.train.grounds]}
         for name, t in (("before", 1.0), ("after", temperature)) if len(others) else ():
             locate = functools.partial(model.locate, temperature=t)
             report[name] = dataclasses.asdict(score(locate, others, self.grid, self.steps).calibration)
