@@ -78,10 +78,10 @@ def test_training_may_begin_with_parts_of_another_model(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (('data.start_parts=["encodr"]',), "share no part 'encodr'"),
-        ((), "has other sizes than this model, first at action.weight; give a model of the same recipe"),
+        ((), "does not fit this model: Missing key.*action.weight.*; give a model of the same recipe"),
         (
             ("model.encoder.width=24", 'data.start_parts=["encoder"]'),
-            "has other sizes than this model, first at encoder",
+            "does not fit this model: size mismatch for encoder",
         ),
     ],
 )

@@ -194,13 +194,13 @@ def begin_with(model: nn.Module, name: str | Path, parts: Sequence[str] = ()) ->
         if part not in known:
             raise NextsetError(f"{name} and this model share no part {part!r}: {nearest(part, known)}")
     if parts:
-        given, own = ({k: v for k, v in state.items() if k.split(".")[0] in parts} for state in (given, own))
-    for key in sorted({*given, *own}):
-        if key not in given or key not in own or given[key].shape != own[key].shape:
-            raise NextsetError(
-                f"{name} has other sizes than this model, first at {key}; give a model of the same recipe"
-            )
-    model.load_state_dict(given, strict=not parts)
+        given = {key: value for key, value in given.items() if key.split(".")[0] in parts}
+        given |= {key: value for key, value in own.items() if key.split(".")[0] not in parts}
+    try:
+        model.load_state_dict(given)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())[:160]
+        raise NextsetError(f"{name} does not fit this model: {reason}; give a model of the same recipe") from error
 
 
 def published_state(model: nn.Module) -> dict[str, Tensor]:
