@@ -52,7 +52,7 @@ def reliability(tables: dict[str, Any], path: Path) -> None:
             axes.plot(said, was, color=colour, lw=1, label=label)
             axes.scatter(said, was, [6 + 200 * n / sum(size) for n in size], color=colour)
         axes.set(title=f"{row['arm']}, T = {row['temperature']:.2f}", xlabel="said", xlim=(0, 1), ylim=(0, 1))
-        axes.legend(frameon=False, loc="upper left", fontsize=8)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
     many[0][0].set_ylabel("right")
     _write(figure, path)
 
