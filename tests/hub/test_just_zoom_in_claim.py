@@ -58,7 +58,7 @@ def test_tables_hold_every_arm_on_both_cities(measured: Claim) -> None:
     assert tables["own city"][0]["median_m"] != tables["unseen city"][0]["median_m"]
     seen = [row["photos_seen"] for row in tables["curve"] if row["arm"] == claim.ZOOM]
     assert seen == [32, 64, 96]
-    assert all({"before", "after", "temperature"} <= row.keys() for row in tables["calibration"])
+    assert all({"before", "after", "temperature", "unseen city"} <= row.keys() for row in tables["calibration"])
     assert (
         sum(row["n"] for row in tables["landmarks"] if row["arm"] == claim.ZOOM and row["kind"].endswith(" 40 m")) == 40
     )

@@ -8,6 +8,7 @@ one seed of training. Intervals know the noise of the test photos.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from nextset.judges.places import Answer, Score, evaluate
 from nextset.judges.shares import wilson
 from nextset.systems.just_zoom_in import geometry
 from nextset.systems.just_zoom_in.examples import asker, in_parts
+from nextset.systems.just_zoom_in.examples import score as scored
 from nextset.systems.just_zoom_in.model import JustZoomIn
 from nextset.training.recipes import Recipe
 
@@ -70,7 +72,7 @@ def measure(lab: Lab) -> Claim:
         "unseen city": [_row(arm, models[arm], recipes[arm], test) for arm, test in abroad.items()],
         "landmarks": list(_by_landmark(found)),
         "curve": list(_curve(models)),
-        "calibration": [{"arm": arm, **_calibration(model)} for arm, model in models.items()],
+        "calibration": [{"arm": arm, **_calibration(model, unseen)} for arm, model in models.items()],
     }
     return Claim(STATEMENT, findings, tables)
 
@@ -252,7 +254,10 @@ def _curve(models: dict[str, Trained]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _calibration(model: Trained) -> dict[str, Any]:
-    """Temperature and what it mended, as training settled it."""
-    settled = read_json(model.folder.parent / "settled.json")
-    return {"temperature": settled["defaults"]["temperature"], "before": settled["before"], "after": settled["after"]}
+def _calibration(model: Trained, unseen: Places) -> dict[str, Any]:
+    """Temperature and what it mended, as training settled it; and how true probabilities then are where nobody trained."""
+    settled, c = read_json(model.folder.parent / "settled.json"), model.model.config
+    temperature = settled["defaults"]["temperature"]
+    locate = functools.partial(model.model.locate, temperature=temperature)
+    abroad = dataclasses.asdict(scored(locate, unseen, c.grid, c.steps).calibration)
+    return {"temperature": temperature, "before": settled["before"], "after": settled["after"], "unseen city": abroad}
