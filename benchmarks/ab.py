@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from nextset.core.errors import NextsetError
 from nextset.core.machine import machine as machine_of
 
 
@@ -45,6 +48,12 @@ def cost(fn: Callable[[], object], least: float = 0.15, most: int = 20) -> float
         _, cpu = seconds(fn)
         best, spent, calls = min(best, cpu), spent + cpu, calls + 1
     return best
+
+
+def check_device(device: str) -> None:
+    """Refuse "cuda" where torch sees none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
 
 
 def machine() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.ab import file_result, machine
+from benchmarks.ab import check_device, file_result, machine
 from benchmarks.infinity_floor import (
     Cost,
     Work,
@@ -243,8 +243,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=int, default=2, help="images behind the first, and again by part")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
+    check_device(options.device)
     torch.set_num_threads(options.threads)
     console = Console()
     load = os.getloadavg()[0]  # before this benchmark adds to it

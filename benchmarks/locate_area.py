@@ -61,7 +61,7 @@ def models(side: float) -> tuple[JustZoomIn, Retrieval]:
 
 @torch.no_grad()
 def measure(ground: City, photos: Tensor) -> dict[str, Any]:
-    """A photo (1, 3, P, 2P) of several by zooming (median), the first and a later one by retrieval, and the gallery's bytes."""
+    """Photos (N, 3, P, 2P): the median of one by zooming, the first and a later one by retrieval, and the gallery's bytes."""
     zoom, retrieval = models(ground.side)
 
     def spent(model: Any, photo: Tensor) -> float:
@@ -89,10 +89,8 @@ def main(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(list(arguments))
     check_range("photos", asked.photos, 1, 4096)
     torch.set_num_threads(asked.threads)
-    city, photos = (
-        City(0, asked.side),
-        torch.rand(asked.photos, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1,
-    )
+    city = City(0, asked.side)
+    photos = torch.rand(asked.photos, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     rows = [measure(Repeated(city, times), photos) for times in asked.times]
     table = Table("map", "steps", "zoom, s", "retrieval, first, s", "later, s", "gallery", box=None, pad_edge=False)
     for row in rows:

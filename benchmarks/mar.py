@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.ab import file_result, machine, seconds
+from benchmarks.ab import check_device, file_result, machine, seconds
 from benchmarks.plain_mar import PlainMar, random_state, tables_of
 from benchmarks.relatives import ratio
-from nextset.core.errors import NextsetError, check_range
+from nextset.core.errors import check_range
 from nextset.core.masked import cosine_counts, random_orders
 from nextset.core.noise import Noise
 from nextset.core.steps import Step
@@ -239,8 +239,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mar.json")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
+    check_device(options.device)
     check_range("at", options.at, 1, options.steps, remedy="it counts steps of the plan")
     check_range("inner", options.inner, 2, options.inner_steps, remedy="it counts inner steps")
     check_range("runs", options.runs, 1, 1000)

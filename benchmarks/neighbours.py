@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ab import ab, file_result, machine
-from nextset.core.errors import NextsetError, check_range
+from benchmarks.ab import ab, check_device, file_result, machine
+from nextset.core.errors import check_range
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, proceed
 from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
@@ -67,11 +67,12 @@ def measure(name: str, batch: int, runs: int, device: str) -> dict[str, Any]:
     """One shape at one batch: forwards, medians of seconds, and how many times more pictures a second NAR makes."""
     pair = networks(name, device)
     calls = [made(model, batch, device) for model in pair]
+    forwards = [call() for call in calls]  # the pair that is not counted: what is made once in a process
     timing = ab(*calls, runs, warmup=0)
     sizes = [sum(p.numel() for p in model.parameters()) for model in pair]
     clock = "wall" if device == "cuda" else "cpu"
     each = {who: timing[who][clock] / batch for who in "ab"}
-    return {"shape": name, "batch": batch, "forwards": [call() for call in calls], "parameters": sizes,
+    return {"shape": name, "batch": batch, "forwards": forwards, "parameters": sizes,
             "seconds_a_sample": each, "ids": pair[0].plan.positions, **timing}  # fmt: skip
 
 
@@ -89,8 +90,7 @@ def main(arguments: list[str]) -> None:
     check_range("runs", asked.runs, 1, 1000)
     for batch in asked.batch:
         check_range("batch", batch, 1, 1024)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
+    check_device(asked.device)
     torch.set_num_threads(asked.threads)
     result: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg()[0], "settings": SETTINGS, "rows": []}
     table = Table("shape", "batch", "forwards", "s a sample", "LlamaGen's", "times as many", "95 %")

@@ -29,7 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ab import file_result, machine, seconds
+from benchmarks.ab import check_device, file_result, machine, seconds
 from benchmarks.relatives_arms import SETTINGS, Arm, Shape, build
 from nextset.core.errors import NextsetError
 from nextset.systems.var.convert import RELEASED_SIDES
@@ -226,8 +226,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "relatives.json")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
+    check_device(options.device)
     console = Console()
     names = [*BASES, *(arm for name in options.only for arm in ARMS[name])]
     shared = {

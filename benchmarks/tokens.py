@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.ab import ab, file_result, machine, seconds
+from benchmarks.ab import ab, check_device, file_result, machine, seconds
 from benchmarks.plain_llama import PlainLlama
-from nextset.core.errors import NextsetError, check_range
+from nextset.core.errors import check_range
 from nextset.core.noise import Noise
 from nextset.engine.run import Run, proceed
 from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
@@ -130,8 +130,7 @@ def main(arguments: list[str]) -> None:
     check_range("tokens", options.tokens, 0, 256)
     for batch in options.batch:
         check_range("batch", batch, 1, 1024)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise NextsetError("torch sees no CUDA device here; leave out --device, or run on a machine with a GPU")
+    check_device(options.device)
     console = Console()
     copy = bandwidth(options.device)
     result: dict[str, Any] = {

@@ -7,6 +7,7 @@ one seed of training. Intervals know the noise of the test photos.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ from nextset.judges.places import Answer, Score, evaluate
 from nextset.judges.shares import wilson
 from nextset.systems.just_zoom_in import geometry
 from nextset.systems.just_zoom_in.examples import asker, in_parts
-from nextset.systems.just_zoom_in.examples import score as scored
 from nextset.systems.just_zoom_in.model import JustZoomIn
 from nextset.training.recipes import Recipe
 
@@ -63,8 +63,12 @@ def measure(lab: Lab) -> Claim:
     own = open_places(_options(recipes[ZOOM]))[1]
     unseen = open_places(_options(recipes[ZOOM], cities=(UNSEEN,), train=1))[1]
     found = {arm: tested(model.model, own) for arm, model in models.items()}
-    abroad = {arm: tested(model.model, unseen) for arm, model in models.items()}
-    fresh = open_places(_options(recipes[ZOOM]))[1]  # on a map that no model knows by heart
+    settled = {arm: read_json(model.folder.parent / "settled.json") for arm, model in models.items()}
+    abroad = {
+        arm: tested(model.model, unseen, settled[arm]["defaults"]["temperature"]) for arm, model in models.items()
+    }
+    # a map whose gallery no model has kept
+    fresh = dataclasses.replace(own, grounds=[copy.copy(ground) for ground in own.grounds])
     findings = [*_exact(models, fresh), *_compared(found, "photos of the streets that were learnt")]
     findings += _informative(abroad, "photos of a city that nobody trained on")
     tables = {
@@ -72,15 +76,15 @@ def measure(lab: Lab) -> Claim:
         "unseen city": [_row(arm, models[arm], recipes[arm], test) for arm, test in abroad.items()],
         "landmarks": list(_by_landmark(found)),
         "curve": list(_curve(models)),
-        "calibration": [{"arm": arm, **_calibration(model, unseen)} for arm, model in models.items()],
+        "calibration": [{"arm": arm, **_calibration(settled[arm], abroad[arm])} for arm in models],
     }
     return Claim(STATEMENT, findings, tables)
 
 
-def tested(model: Any, places: Places) -> Tested:
-    """A model's likeliest cell of each photo."""
+def tested(model: Any, places: Places, temperature: float = 1.0) -> Tested:
+    """A model's likeliest cell of each photo; temperature: of the probabilities that it says."""
     c, kept = model.config, list[Answer]()
-    ask = asker(model.locate, places, c.grid, c.steps)
+    ask = asker(functools.partial(model.locate, temperature=temperature), places, c.grid, c.steps)
 
     def asked(rows: Tensor) -> Answer:
         kept.append(ask(rows))
@@ -254,10 +258,7 @@ def _curve(models: dict[str, Trained]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _calibration(model: Trained, unseen: Places) -> dict[str, Any]:
+def _calibration(settled: dict[str, Any], abroad: Tested) -> dict[str, Any]:
     """Temperature and what it mended, as training settled it; and how true probabilities then are where nobody trained."""
-    settled, c = read_json(model.folder.parent / "settled.json"), model.model.config
-    temperature = settled["defaults"]["temperature"]
-    locate = functools.partial(model.model.locate, temperature=temperature)
-    abroad = dataclasses.asdict(scored(locate, unseen, c.grid, c.steps).calibration)
-    return {"temperature": temperature, "before": settled["before"], "after": settled["after"], "unseen city": abroad}
+    after = {"after": settled["after"], "unseen city": dataclasses.asdict(abroad.score.calibration)}
+    return {"temperature": settled["defaults"]["temperature"], "before": settled["before"], **after}
