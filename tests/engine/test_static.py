@@ -68,12 +68,23 @@ def test_it_is_compiled_once_for_all_positions_and_runs():
     assert found == [2, 2], "one graph with guidance, one without, and none for the second run"
 
 
-def test_given_ids_a_stop_and_a_selection():
+def test_a_network_that_changed_is_noticed_by_the_next_run():
+    it = instances.llamagen()
+    torch.compiler.reset()
+    first = made(it, "eager").codes().clone()
+    it.model.classifier.weight = torch.nn.Parameter(-it.model.classifier.weight)
+    after = made(it, "eager").codes()
+    torch.compiler.reset()
+    assert torch.equal(after, made(it, None).codes()) and not torch.equal(after, first)
+
+
+@pytest.mark.parametrize("backend", ["none", "eager"])
+def test_given_ids_a_stop_and_a_selection(backend: str):
     it = instances.llamagen()
     codes, mask = made(it, None).codes().clone(), torch.arange(9) < 2
     rows = torch.tensor([2, 2, 0])
     found = []
-    for compile in (None, "none"):
+    for compile in (None, backend):
         asked = it.job(IMAGES)
         asked.canvas.pin(codes.roll(1, 0), mask)
         run = Run.of(asked, Noise(0), IMAGES, compile=compile)
