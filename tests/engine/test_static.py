@@ -12,6 +12,7 @@ from nextset.core.noise import Noise, Tape
 from nextset.engine.controllers import Record
 from nextset.engine.run import Run, finish, proceed
 from nextset.engine.static import Static
+from nextset.nn import linear
 from tests.battery import instances
 from tests.engine.toys import job
 
@@ -76,6 +77,16 @@ def test_a_network_that_changed_is_noticed_by_the_next_run():
     after = made(it, "eager").codes()
     torch.compiler.reset()
     assert torch.equal(after, made(it, None).codes()) and not torch.equal(after, first)
+
+
+def test_products_that_are_turned_around_break_no_graph(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linear, "LARGE", 1)
+    monkeypatch.setattr(linear, "_CAPABILITY", "AVX512")
+    it = instances.llamagen()
+    torch.compiler.reset()
+    found = made(it, "eager").codes()  # raises where a graph breaks
+    torch.compiler.reset()
+    assert torch.equal(found, made(it, None).codes())
 
 
 @pytest.mark.parametrize("backend", ["none", "eager"])

@@ -250,7 +250,7 @@ def _compiled(network: Any, backend: Backend) -> Callable[[Body, Tensor], Tensor
     bodies = _BODIES.setdefault(network, {})
     if backend not in bodies:
         own = types.FunctionType(step_of.__code__.replace(), step_of.__globals__, "step_of")
-        bodies[backend] = torch.compile(own, backend=backend, dynamic=False)
+        bodies[backend] = torch.compile(own, backend=backend, dynamic=False, fullgraph=True)
     return bodies[backend]
 
 

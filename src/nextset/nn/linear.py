@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 LARGE = 1 << 19  # weights from which memory decides, and not the call
 BEYOND = 1 << 23  # weights that no cache of a core holds
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()  # asked once: `torch.compile` breaks its graph where it is asked
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _turned(x: Tensor, weight: Tensor, rows: int) -> bool:
     return (
-        pays(weight.shape[0], weight.shape[1], rows, torch.backends.cpu.get_cpu_capability())
+        pays(weight.shape[0], weight.shape[1], rows, _CAPABILITY)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
