@@ -22,7 +22,8 @@ from nextset.hub.requests import sizes_of
 from nextset.pipelines import Pipeline, TextPipeline, load
 from nextset.systems.llamagen import LlamaGen, LlamaGenConfig
 from nextset.systems.nar import Nar, NarConfig
-from nextset.tokenizers.larp import Larp, LarpConfig
+from nextset.tokenizers.folded import FoldedVQ, FoldedVQConfig
+from nextset.tokenizers.larp import Larp
 from nextset.tokenizers.larp_files import TABLE
 from nextset.tokenizers.vq import VQConfig, VQTokenizer
 from nextset.training.recipes import load_recipe
@@ -262,11 +263,11 @@ def test_the_recipes_fit_together() -> None:
 
 
 def test_the_recipe_of_clips_fits_its_tokenizer() -> None:
-    recipe = load_recipe("larp-shapes-tokenizer").model
-    larp = Larp(LarpConfig.from_dict({k: v for k, v in recipe.items() if k not in ("type", "objective")}))
-    sizes = {"classes": 16, **sizes_of(Nar, larp), **load_recipe("nar-shapes").model}
-    m = Nar(NarConfig.from_dict(sizes), larp)
-    assert len(m.blocks) == 6 and len(m.plan) == sum(larp.config.grid) - 2
+    recipe = load_recipe("shapes-tokenizer").model
+    folded = FoldedVQ(FoldedVQConfig.from_dict({k: v for k, v in recipe.items() if k not in ("type", "objective")}))
+    sizes = {"classes": 16, **sizes_of(Nar, folded), **load_recipe("nar-shapes").model}
+    m = Nar(NarConfig.from_dict(sizes), folded)
+    assert len(m.blocks) == 6 and len(m.plan) == sum(folded.config.grid) - 2
 
 
 # ---- the authors' files

@@ -14,7 +14,8 @@ from nextset.core.noise import Noise
 from nextset.core.spec import VideoSpec
 from nextset.hub import pretrained
 from nextset.pipelines import reconstruct
-from nextset.tokenizers.larp import Larp, LarpConfig, frames_of
+from nextset.tokenizers.clips import frames_of
+from nextset.tokenizers.larp import Larp, LarpConfig
 from nextset.tokenizers.larp_files import TABLE, larp_config, larp_part, load_larp
 from nextset.tokenizers.objective import ObjectiveConfig
 

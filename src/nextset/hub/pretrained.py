@@ -41,6 +41,7 @@ FORMAT = 1
 TOKENIZERS = {
     "bitwise": "nextset.tokenizers.bitwise:BitwisePyramid",
     "flexible_vq": "nextset.tokenizers.flexible:FlexibleVQ",
+    "folded_vq": "nextset.tokenizers.folded:FoldedVQ",
     "frequency_vq": "nextset.tokenizers.frequency:FrequencyVQ",
     "kl": "nextset.tokenizers.kl:KLAutoencoder",
     "larp": "nextset.tokenizers.larp:Larp",

@@ -168,14 +168,14 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, H, W) in [-1, 1] -> features (B, latent, H / downsampling, W / downsampling)."""
+    """Images (B, colours, H, W) in [-1, 1] -> features (B, latent, H / downsampling, W / downsampling)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, colours: int = 3) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
         last = len(widths) - 1
         self.stem = config.stem
-        self.conv_in = nn.Conv2d(3 * config.stem**2, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(colours * config.stem**2, config.channels, 3, padding=1)
         self.down = nn.ModuleList(
             Level(inner, width, config.blocks, config.attention and i == last, config, downsample=i < last)
             for i, (inner, width) in enumerate(zip([config.channels, *widths], widths, strict=False))
@@ -192,9 +192,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, latent, h, w) -> images (B, 3, h * downsampling, w * downsampling), not clamped."""
+    """Features (B, latent, h, w) -> images (B, colours, h * downsampling, w * downsampling), not clamped."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, colours: int = 3) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
         last = len(widths) - 1
@@ -207,7 +207,7 @@ class Decoder(nn.Module):
             for i, (inner, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
         self.norm_out = group_norm(widths[0], config.groups)
-        self.conv_out = nn.Conv2d(widths[0], 3 * config.stem**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], colours * config.stem**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from nextset.core import processes
 from nextset.core.configs import Config
-from nextset.core.errors import NextsetError, check_range
+from nextset.core.errors import check_range
 from nextset.core.noise import Noise, categorical
 from nextset.core.spec import VideoSpec
 from nextset.core.update import Update
 from nextset.nn import sincos
 from nextset.nn.vit import ViTBlock
+from nextset.tokenizers.clips import check_clips, check_ids, frames_of
 from nextset.tokenizers.neighbourhood import Neighbourhood
 from nextset.tokenizers.objective import Objective, ObjectiveConfig
 from nextset.tokenizers.quantisers import Usage
@@ -208,12 +209,7 @@ class Larp(nn.Module):
     def features(self, videos: Tensor) -> Tensor:
         """Videos (B, 3, T, H, W) in [-1, 1] -> vectors (B, L, C) before quantisation, at length 1, in float32."""
         c = self.config
-        if videos.dim() != 5 or tuple(videos.shape[1:]) != (3, c.frames, c.size, c.size):
-            have = "x".join(map(str, videos.shape[1:]))
-            raise NextsetError(
-                f"a clip is {have}, but this tokenizer reads 3x{c.frames}x{c.size}x{c.size} (colours, frames, height, "
-                "width); cut and resize it"
-            )
+        check_clips(videos, c.frames, (c.size, c.size))
         z = self.to_code(self.encoder((videos + 1) / 2))
         return self.quantiser.scaled(z.float())
 
@@ -230,11 +226,7 @@ class Larp(nn.Module):
     def decode(self, codes: Tensor, upto: int | None = None) -> Tensor:
         """ids (B, L) -> videos (B, 3, T, H, W) float32 in [-1, 1]; `upto` counts scales, of which there is one."""
         check_range("upto", 1 if upto is None else upto, 1, 1, remedy="there is one set of ids")
-        if codes.shape[1:] != (self.config.tokens,):
-            raise NextsetError(
-                f"ids have shape {tuple(codes.shape)}, but a clip has {self.config.tokens} of them; "
-                f"give (clips, {self.config.tokens})"
-            )
+        check_ids(codes, self.config.tokens)
         return self.decode_features(self.quantiser.embed(codes)).float().clamp(-1, 1)
 
     def neighbourhood(self) -> Neighbourhood:
@@ -277,8 +269,3 @@ class Larp(nn.Module):
         place = torch.arange(len(probs)) + processes.rank() * len(probs)
         u = noise.of("codes").uniform(torch.tensor([step]), place)[0].to(probs.device)
         return categorical(probs, u).view(z.shape[:-1])
-
-
-def frames_of(videos: Tensor) -> Tensor:
-    """(B, 3, T, H, W) -> all frames as pictures (B T, 3, H, W), clip after clip."""
-    return videos.transpose(1, 2).flatten(0, 1)

@@ -66,6 +66,11 @@ class VQConfig(Config):
         multipliers = self.decoder_multipliers or self.autoencoder.multipliers
         return self.autoencoder.replace(multipliers=multipliers)
 
+    @property
+    def colours(self) -> int:
+        """Channels of what the autoencoder sees as a picture."""
+        return 3
+
 
 class VectorQuantiser(nn.Module):
     """Vectors (..., C) to ids and back, with the terms that train the codebook. Float32 whatever the rest runs in."""
@@ -122,11 +127,11 @@ class VQTokenizer(Pyramid):
         super().__init__()
         self.config, self.vocabulary = config, config.vocabulary
         latent = config.autoencoder.latent
-        self.encoder = Encoder(config.autoencoder)
+        self.encoder = Encoder(config.autoencoder, config.colours)
         self.quant_conv = nn.Conv2d(latent, config.channels, 1)
         self.quantiser = VectorQuantiser(config.vocabulary, config.channels, config.normalised)
         self.post_quant_conv = nn.Conv2d(config.channels, latent, 1)
-        self.decoder = Decoder(config.decoder)
+        self.decoder = Decoder(config.decoder, config.colours)
         self.usage = Usage(1, config.vocabulary)
         self.objective = Objective(objective or ObjectiveConfig())
 
@@ -175,6 +180,10 @@ class VQTokenizer(Pyramid):
 
     # ---- training
 
+    def pictures(self, x: Tensor) -> Tensor:
+        """A batch, or its reconstruction -> the pictures (N, 3, H, W) that the objective compares."""
+        return x
+
     def parameter_groups(self) -> dict[str, nn.Module]:
         own = nn.ModuleList([self.encoder, self.quant_conv, self.quantiser, self.post_quant_conv, self.decoder])
         return {"main": own, **self.objective.parameter_groups()}
@@ -200,4 +209,6 @@ class VQTokenizer(Pyramid):
         output = self.decode_features(straight.transpose(1, 2).unflatten(-1, f.shape[-2:])).float()
         parts |= {"used": self.usage.used()[0], "perplexity": self.usage.perplexity()[0]}
         last = self.decoder.conv_out.weight
-        yield from self.objective.updates(output, images, step, last=last, quantiser=goal.vq * loss, parts=parts)
+        yield from self.objective.updates(
+            self.pictures(output), self.pictures(images), step, last=last, quantiser=goal.vq * loss, parts=parts
+        )
