@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from nextset.data.images import save_png
+from nextset.hub import pretrained
+from tests.battery import instances
 from tests.cli.running import refuse, run
 from tests.tiny import save_tiny
 
@@ -72,6 +74,25 @@ def test_generate_is_the_same_for_the_same_seed(model: Path, tmp_path: Path) -> 
 def test_generate_previews_in_the_terminal(model: Path, tmp_path: Path) -> None:
     run("generate", "-m", model, "-n", 1, "--preview", "-o", tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
+
+
+def test_generate_knows_the_sizes_of_a_model_that_has_several(model: Path, tmp_path: Path) -> None:
+    flexible = pretrained.save(tmp_path / "flexible", instances.flexvar().model, class_names=list("abcde"))
+    out = tmp_path / "wide.png"
+    run("generate", "-m", flexible, "-n", 1, "--width", 16, "--height", 8, "-o", out, "--zoom", 1)
+    single = Image.open(out).size
+    assert single[0] - single[1] == 8
+    assert "has no use for --width; leave it out" in refuse("generate", "-m", model, "--width", 16)
+
+
+def test_generate_gives_classes_the_temperature_that_their_model_knows(tmp_path: Path) -> None:
+    folder = pretrained.save(tmp_path / "tokens", instances.llamagen().model, class_names=list("abcde"))
+    written = []
+    for temperature in (0.01, 1.0, 1.0):
+        run("generate", "-m", folder, "-n", 4, "--temperature", temperature, "-o", tmp_path / "t.png")
+        written.append((tmp_path / "t.png").read_bytes())
+    assert written[1] == written[2] != written[0]
+    assert "temperature is -1" in refuse("generate", "-m", folder, "--temperature", -1)
 
 
 def test_generate_lists_classes(model: Path) -> None:

@@ -72,15 +72,17 @@ def generate(
         str | None, typer.Option("--negative", help="What guidance leads away from.", rich_help_panel=TEXT)
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", help="Below 1: surer. Default: the model's.", rich_help_panel=TEXT)
+        float | None,
+        typer.Option("--temperature", help="Below 1: surer, where the model knows it. Default: the model's."),
     ] = None,
     aspect: Annotated[
         str | None, typer.Option("--aspect", help="Width over height: 1.5, 3:2, 16:9.", rich_help_panel=TEXT)
     ] = None,
     width: Annotated[
-        int | None, typer.Option("--width", help="In pixels, with --height.", rich_help_panel=TEXT)
+        int | None,
+        typer.Option("--width", help="In pixels, with --height, where the model knows several sizes."),
     ] = None,
-    height: Annotated[int | None, typer.Option("--height", help="In pixels.", rich_help_panel=TEXT)] = None,
+    height: Annotated[int | None, typer.Option("--height", help="In pixels.")] = None,
     from_image: Annotated[
         Path | None, typer.Option("--from-image", help="Begin with this picture's first scales.", rich_help_panel=TEXT)
     ] = None,
@@ -132,6 +134,7 @@ def generate(
     """
     from nextset.data.images import save_gif, save_png
     from nextset.data.video import check_video_path, save_video
+    from nextset.hub.requests import settings_known
 
     check_range("fps", fps, 1, 50)
     if video is not None:
@@ -166,10 +169,16 @@ def generate(
             settings |= {"image": _picture(from_image, made), "strength": strength}
         chosen, n = prompts, n if n is not None else len(prompts)
     else:
-        given = {"--negative": negative, "--temperature": temperature, "--aspect": aspect, "--width": width,
-                 "--height": height, "--from-image": from_image, "--text-encoder": text_encoder}  # fmt: skip
-        if prompts or any(given.values()):
-            first = "a prompt" if prompts else next(name for name, value in given.items() if value)
+        given: dict[str, Any] = {
+            "--negative": negative, "--aspect": aspect, "--from-image": from_image, "--text-encoder": text_encoder
+        }  # fmt: skip
+        for name, value in {"temperature": temperature, "width": width, "height": height}.items():
+            if name in settings_known(pipe.system.job):  # some models of classes know them
+                settings[name] = value
+            else:
+                given[f"--{name}"] = value
+        if prompts or any(value is not None for value in given.values()):
+            first = "a prompt" if prompts else next(name for name, value in given.items() if value is not None)
             raise NextsetError(
                 f"{pipe.name} is asked with classes and has no use for {first}; leave it out, or name another --model"
             )
