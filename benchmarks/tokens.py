@@ -138,15 +138,7 @@ def main(arguments: list[str]) -> None:
         "ratios_of": "wall" if options.device == "cuda" else "cpu", "copy_bytes_a_second": copy, "rows": [],
     }  # fmt: skip
     table = Table(
-        "shape",
-        "batch",
-        "arm",
-        "ids equal",
-        "tokens/s",
-        "plain, tokens/s",
-        "plain / nextset",
-        "floor's share",
-        "plain's",
+        "shape", "batch", "arm", "ids equal", "tokens/s (plain)", "plain / nextset", "floor's share (plain's)"
     )
     for name in options.shapes:
         for batch in options.batch:
@@ -159,8 +151,8 @@ def main(arguments: list[str]) -> None:
             for arm, found in row["arms"].items():
                 ratio, rate, share = found["ratio"], found["tokens_a_second"], found["floor_share"]
                 table.add_row(
-                    name, str(batch), arm, f"{found['ids_equal']:.2%}", f"{rate['a']:.1f}", f"{rate['b']:.1f}",
-                    f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]", f"{share['a']:.0%}", f"{share['b']:.0%}",
+                    name, str(batch), arm, f"{found['ids_equal']:.1%}", f"{rate['a']:.1f} ({rate['b']:.1f})",
+                    f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]", f"{share['a']:.0%} ({share['b']:.0%})",
                 )  # fmt: skip
     console.print(table)
     console.print(

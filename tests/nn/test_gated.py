@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextset.nn.gated import GatedBlock, Stacks, among, hidden_width, map_turns
+from nextset.nn.gated import GatedBlock, Stacks, among, hidden_width, map_turns, ratio_of
 from nextset.nn.rope import rotate
 
 
@@ -35,6 +35,8 @@ def grid(side: int) -> Tensor:
 @pytest.mark.parametrize(("width", "ratio", "hidden"), [(768, 4, 2048), (1024, 4, 2730), (1280, 4, 3413), (48, 2, 64)])
 def test_hidden_widths_are_rounded_down(width: int, ratio: float, hidden: int) -> None:
     assert hidden_width(width, ratio) == hidden
+    assert ratio_of(width, hidden) == ratio
+    assert hidden_width(width, ratio_of(width, hidden + 1)) == hidden + 1
 
 
 def test_a_block_is_the_formula() -> None:

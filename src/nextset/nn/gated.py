@@ -12,6 +12,7 @@ Shapes: x (rows, n, C); modulation (rows, 1 or n, C) each; a turn is (cos, sin),
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -44,6 +45,15 @@ def modulated_rms(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def hidden_width(width: int, ratio: float) -> int:
     """Of a gated layer with about as many weights as a plain one of that ratio: two thirds, rounded down."""
     return int(width * ratio * 2 / 3)
+
+
+def ratio_of(width: int, hidden: int) -> float:
+    """The ratio of which a hidden width was made, as round as it can be."""
+    for parts in (1, 2, 4, 8):
+        ratio = math.ceil(hidden * 1.5 / width * parts) / parts
+        if hidden_width(width, ratio) == hidden:
+            return ratio
+    return (hidden + 0.5) * 1.5 / width
 
 
 def map_turns(coordinates: Tensor, head_width: int) -> Turn:

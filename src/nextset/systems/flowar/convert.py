@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.keys import KeyTable, load_into
-from nextset.nn.gated import hidden_width
+from nextset.nn.gated import ratio_of
 from nextset.systems.flowar.config import FlowArConfig
 from nextset.systems.flowar.model import FlowAr
 from nextset.systems.mar import convert as mar
@@ -98,7 +98,7 @@ def generator_config(
         heads=first,
         decoder_depth=mar.count(state, r"decoder_blocks\.(\d+)\."),
         decoder_heads=second,
-        mlp_ratio=4.0 if hidden == hidden_width(width, 4.0) else 1.5 * (hidden + 0.5) / width,
+        mlp_ratio=ratio_of(width, hidden),
         head_depth=mar.count(state, _BLOCK),
         head_width=head_width,
         head_heads=head_heads,

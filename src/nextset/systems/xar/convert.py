@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.keys import KeyTable, load_into
-from nextset.nn.gated import hidden_width, map_turns
+from nextset.nn.gated import map_turns, ratio_of
 from nextset.systems.mar import convert as mar
 from nextset.systems.xar.config import XarConfig
 from nextset.systems.xar.model import Xar
@@ -85,17 +85,8 @@ def generator_config(
         heads=first,
         decoder_depth=depths[1],
         decoder_heads=second,
-        mlp_ratio=_ratio(width, hidden),
+        mlp_ratio=ratio_of(width, hidden),
     )
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """The ratio of which a hidden width was made, as round as it can be."""
-    for parts in (1, 2, 4, 8):
-        ratio = math.ceil(hidden * 1.5 / width * parts) / parts
-        if hidden_width(width, ratio) == hidden:
-            return ratio
-    return (hidden + 0.5) * 1.5 / width
 
 
 def load_generator(
