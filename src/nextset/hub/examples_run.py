@@ -20,10 +20,10 @@ from nextset.core.files import atomic_write, write_json
 from nextset.core.noise import Noise
 from nextset.data.images import save_png
 from nextset.data.inventory import summary
-from nextset.hub import pretrained, workshop
+from nextset.hub import pretrained
+from nextset.hub.publishing import Publish, publisher, stored, trained
 from nextset.training.batches import Batches
 from nextset.training.recipes import Recipe
-from nextset.training.report import duration
 from nextset.training.trainer import Trainer
 
 SCORES = "scores.jsonl"  # of a run: a line for each test
@@ -60,7 +60,7 @@ class Examples(Protocol):
         ...
 
 
-def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Publish]:
     """The trainer of the recipe, and what publishes its model.
 
     [sample]: `judge`, how many examples at most the test has, every `train.sample_every` steps and at the end; its scores
@@ -73,6 +73,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
     for name in recipe.sample:
         if name not in ("judge", "store"):
             raise NextsetError(f"[sample] has no entry {name!r}: {nearest(name, ('judge', 'store'))}")
+    dtype = stored(recipe)
     examples = _open(cls, config, recipe)
     about = examples.inventory()
     for line in summary(about):
@@ -95,17 +96,13 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
         _add_line(folder / SCORES, {"step": step, "seen": seen, **score.to_dict()})
         return examples.shown(module.locate)
 
-    def publish(trainer: Trainer) -> Path:
-        with trainer.averaged() as module:
-            return processes.by_first(lambda: write(trainer, module))
-
-    def write(trainer: Trainer, module: Any) -> Path:
+    def save(trainer: Trainer, module: Any) -> Path:
         settled = examples.settled(module)
         write_json(folder / "settled.json", settled)
         return pretrained.save(
             folder / "model",
             module,
-            dtype=workshop.STORED[recipe.sample.get("store", "float32")],
+            dtype=dtype,
             defaults=settled["defaults"],
             recipe=recipe.to_dict(),
             card=_card(recipe, module, trainer, len(examples)),
@@ -126,7 +123,7 @@ def examples_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Traine
         files={"data.json": about},
         console=console,
     )
-    return trainer, publish
+    return trainer, publisher(save)
 
 
 def _open(cls: Any, config: Any, recipe: Recipe) -> Examples:
@@ -157,7 +154,7 @@ def _card(recipe: Recipe, model: nn.Module, trainer: Trainer, count: int) -> str
 A `{recipe.system}` model of {parameters:,} parameters, trained by nextset from the recipe `{recipe.name}`.
 
 - data: `{recipe.data.get("source", "city")}`, {count:,} examples
-- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {duration(trainer.elapsed)}, {trainer.dtype}
+- training: {trained(recipe, trainer)}
 - use: `nextset locate PHOTO --map MAP --model <this folder>`
 
 It knows the ground that it was trained on. Licences of photos and maps apply.

@@ -8,7 +8,7 @@ folder `<run>/model` that `lora.load` and peft read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from nextset.data.inventory import inventory
 from nextset.engine.run import Run, finish
 from nextset.hub import lora, pretrained, workshop
 from nextset.hub.lora_layers import LoraConfig, require
+from nextset.hub.publishing import Publish, publisher, trained
 from nextset.hub.requests import request_of
 from nextset.text.words import WordEncoder, split
 from nextset.training import checkpoints
 from nextset.training.batches import Batches
 from nextset.training.recipes import Recipe
-from nextset.training.report import duration
 from nextset.training.trainer import Trainer
 
 NAME = "default"  # of the adapter that is trained; peft's name for the only one
@@ -39,7 +39,7 @@ _SHOWN = 16
 _COLUMNS = 8  # of a sheet: even, for a picture without the adapter and one with it stand side by side
 
 
-def lora_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+def lora_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Publish]:
     """The trainer of a recipe, and what publishes its result as `<folder>/model`."""
     require()
     config = LoraConfig.from_dict(recipe.lora)
@@ -79,14 +79,10 @@ def lora_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, C
                 without.append(draw(module)[:_SHOWN])
         return torch.stack([without[0], draw(module)[:_SHOWN]], 1).flatten(0, 1)
 
-    def publish(trainer: Trainer) -> Path:
+    def save(trainer: Trainer, module: Any) -> Path:
         about = {"prompts": getattr(request, "prompts", [])[:_SHOWN], "recipe": recipe.to_dict()}
-        with trainer.averaged() as module:
-            return processes.by_first(
-                lambda: lora.save(
-                    folder / "model", module, NAME, base=base, card=card(recipe, base, config, trainer, codes), **about
-                )
-            )
+        told = card(recipe, base, config, trainer, codes)
+        return lora.save(folder / "model", module, NAME, base=base, card=told, **about)
 
     trainer = Trainer(
         model,
@@ -102,7 +98,7 @@ def lora_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, C
         files={"data.json": inventory(data), "base.json": {"model": base, "fingerprint": mark}},
         console=console,
     )
-    return trainer, publish
+    return trainer, publisher(save)
 
 
 def _write_pairs(path: Path, images: Tensor) -> None:
@@ -213,7 +209,7 @@ def card(recipe: Recipe, base: str, config: LoraConfig, trainer: Trainer, codes:
 A LoRA of rank {config.rank} for `{base}`, trained by nextset from the recipe `{recipe.name}`, in peft's layout.
 
 - data: `{recipe.data.get("source")}`, {len(codes):,} pictures
-- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {duration(trainer.elapsed)}
+- training: {trained(recipe, trainer)}
 - use: `pipe = nextset.load("{base}"); pipe.load_lora("<this folder>")`
 
 With few pictures it may repeat them. Licences of the pictures and of the model apply.

@@ -7,7 +7,6 @@ handed to `classifiers`, those of adapters to `lora_run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,13 @@ from nextset.data.video import save_video, side_by_side, still
 from nextset.engine.run import Run, finish
 from nextset.hub import pretrained
 from nextset.hub.classifiers import train_by_recipe
+from nextset.hub.publishing import Publish, publisher, stored, trained
 from nextset.hub.requests import request_of, sizes_of
 from nextset.nn.autoencoder import channels_last
 from nextset.tokenizers.objective import ObjectiveConfig
 from nextset.training.batches import Batches
 from nextset.training.recipes import Recipe
 from nextset.training.trainer import Result, Trainer
-
-STORED = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(
@@ -92,7 +90,8 @@ def _grid_writer(path: Path, images: Tensor) -> None:
         save_video(side_by_side(images), path.with_suffix(".gif"))
 
 
-def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Publish]:
+    dtype = stored(recipe)
     data = dataset_of(recipe, console)
     model_config = dict(recipe.model)
     objective = ObjectiveConfig.from_dict(model_config.pop("objective", {}))
@@ -116,12 +115,8 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         again = module.decode(module.encode(images.to(processes.device())))  # type: ignore[operator]
         return torch.stack([images, again.cpu()], 1).flatten(0, 1)
 
-    def publish(trainer: Trainer) -> Path:
-        dtype = STORED[recipe.sample.get("store", "float32")]
-        with trainer.averaged() as module:
-            return processes.by_first(
-                lambda: pretrained.save(folder / "model", module, dtype=dtype, recipe=recipe.to_dict())
-            )
+    def save(trainer: Trainer, module: Any) -> Path:
+        return pretrained.save(folder / "model", module, dtype=dtype, recipe=recipe.to_dict())
 
     trainer = Trainer(
         model,
@@ -137,7 +132,7 @@ def _tokenizer_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         files={"data.json": inventory(data)},
         console=console,
     )
-    return trainer, publish
+    return trainer, publisher(save)
 
 
 def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, console: Console, features: bool) -> Codes:
@@ -165,7 +160,8 @@ def codes_of(recipe: Recipe, data: Any, tokenizer: nn.Module, folder: Path, cons
     return load_codes(path)
 
 
-def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Callable[[Trainer], Path]]:
+def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trainer, Publish]:
+    dtype = stored(recipe)
     if "tokenizer" not in recipe.data:
         raise NextsetError(
             "[data] lacks `tokenizer`; train one first, and give its model folder: data.tokenizer=runs/NAME/model"
@@ -195,19 +191,16 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
     def sample(module: nn.Module, step: int) -> Tensor:
         return finish(Run.of(request.shown(module), Noise(recipe.train.seed, "samples")))
 
-    def publish(trainer: Trainer) -> Path:
-        with trainer.averaged() as module:
-            return processes.by_first(
-                lambda: pretrained.save(
-                    folder / "model",
-                    module,
-                    dtype=STORED[recipe.sample.get("store", "float32")],
-                    defaults=request.settings,
-                    recipe=recipe.to_dict(),
-                    card=card(recipe, module, trainer, codes),
-                    **request.info(),
-                )
-            )
+    def save(trainer: Trainer, module: Any) -> Path:
+        return pretrained.save(
+            folder / "model",
+            module,
+            dtype=dtype,
+            defaults=request.settings,
+            recipe=recipe.to_dict(),
+            card=card(recipe, module, trainer, codes),
+            **request.info(),
+        )
 
     trainer = Trainer(
         model,
@@ -223,7 +216,7 @@ def _generator_run(recipe: Recipe, folder: Path, console: Console) -> tuple[Trai
         files={"data.json": inventory(data)},
         console=console,
     )
-    return trainer, publish
+    return trainer, publisher(save)
 
 
 def card(recipe: Recipe, model: Any, trainer: Trainer, codes: Codes) -> str:
@@ -235,7 +228,7 @@ def card(recipe: Recipe, model: Any, trainer: Trainer, codes: Codes) -> str:
 A `{recipe.system}` generator of {count:,} parameters, trained by nextset from the recipe `{recipe.name}`.
 
 - data: `{recipe.data.get("source")}` at {recipe.data.get("size", 64)} pixels, {len(codes):,} {items} in {len(codes.class_names)} classes
-- training: {trainer.step:,} steps of {recipe.train.batch * recipe.train.accumulate} in {trainer.elapsed / 60:.0f} minutes, {trainer.dtype}
+- training: {trained(recipe, trainer)}
 - use: `nextset generate --model <this folder>`
 
 What it makes resembles what it was trained on, and with a small data set it may repeat it. Licences of the data apply.
