@@ -2,8 +2,9 @@
 library's product of a few rows with a large matrix may read it at a third of the memory's speed, turned around at all of it.
 
 Where that is so depends on the processor. A product of 2 rows in float32, in ms, as it is and turned around: on a Zen 4 core with
-AVX-512 (16384, 768) 8.3 and 2.8, (2304, 768) 0.98 and 0.40; on a core with AVX2 (16384, 768) 9.6 and 6.7, (2304, 768) 0.46 and
-0.78. Of one row, turning never paid with AVX2.
+AVX-512 (16384, 768) 8.3 and 2.8, (2304, 768) 0.98 and 0.40; on an AMD core with AVX2 (16384, 768) 9.6 and 6.7, (2304, 768) 0.46
+and 0.78; on an Intel core with AVX-512 (2304, 768) 0.68 and 1.36, (4096, 1024) 1.0 and 2.1: the library has kernels of its own
+for its maker's processors. Of one row, turning never paid with AVX2.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextset.core.machine import cpuinfo
+
 LARGE = 1 << 19  # weights from which memory decides, and not the call
 BEYOND = 1 << 23  # weights that no cache of a core holds
-_CAPABILITY = torch.backends.cpu.get_cpu_capability()  # asked once: `torch.compile` breaks its graph where it is asked
+# asked once: `torch.compile` breaks its graph where it is asked
+_CAPABILITY = "" if "GenuineIntel" in cpuinfo() else torch.backends.cpu.get_cpu_capability()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,7 +45,8 @@ def _turned(x: Tensor, weight: Tensor, rows: int) -> bool:
 
 
 def pays(n: int, k: int, rows: int, capability: str) -> bool:
-    """Whether a product of some rows with (n, k) weights is faster turned around, on a processor of torch's name for it."""
+    """Whether a product of some rows with (n, k) weights is faster turned around. capability: torch's name of the processor's
+    instructions; empty where turning never pays."""
     if capability == "AVX512":
         return 1 <= rows <= 3 or (rows == 4 and n >= k)
     return capability == "AVX2" and 2 <= rows <= 4 and n * k >= BEYOND

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from nextset.core.errors import NextsetError, nearest
+from nextset.core.machine import cpuinfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,9 +22,7 @@ def fast_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported()
     if platform.machine() in ("arm64", "aarch64"):
         return False
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return "amx_bf16" in cpuinfo() or "avx512_bf16" in cpuinfo()
 
 
 def resolve_dtype(name: str) -> torch.dtype:
