@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextset.core import processes
 from nextset.core.configs import Config
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
@@ -27,7 +28,7 @@ from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
 from nextset.tokenizers.neighbourhood import Neighbourhood
 from nextset.tokenizers.objective import Objective, ObjectiveConfig
 from nextset.tokenizers.pyramid import Pyramid, Side, as_pairs
-from nextset.tokenizers.quantisers import Codebook, Usage
+from nextset.tokenizers.quantisers import Codebook, Usage, revive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,9 @@ class VQConfig(Config):
     autoencoder: its `latent` is the width between the convolutions and the 1x1 ones; decoder_multipliers: of the decoder,
     where they are not those of the encoder. channels: of a code. sides: the one side of the map at the training size,
     which decoding assumes where none is named. normalised: codes and cells at length 1. beta: weight of the commitment
-    term; entropy: of the entropy term.
+    term; entropy: of the entropy term. begin: step of training at which codes come in: until then cells pass as they are,
+    then all codes become cells that were seen, and those that are hardly used are replaced from time to time, as `revive_*` of
+    the objective say. 0, the authors' way: codes from the first step on, and none is ever replaced.
     """
 
     autoencoder: AutoencoderConfig = dataclasses.field(
@@ -50,6 +53,7 @@ class VQConfig(Config):
     normalised: bool = True
     beta: float = 0.25
     entropy: float = 0.0
+    begin: int = 0
 
     def check(self) -> None:
         self.require("vocabulary", 2 <= self.vocabulary <= 2**20, "between 2 and 1048576")
@@ -59,6 +63,7 @@ class VQConfig(Config):
         self.require("decoder_multipliers", len(self.decoder_multipliers) in (0, levels), f"{levels} numbers, or none")
         self.require("beta", 0 <= self.beta < 1e6, "at least 0 (and finite)")
         self.require("entropy", 0 <= self.entropy < 1e6, "at least 0 (and finite)")
+        self.require("begin", self.begin >= 0, "at least 0")
 
     @property
     def decoder(self) -> AutoencoderConfig:
@@ -191,24 +196,43 @@ class VQTokenizer(Pyramid):
     def updates(self, batch: dict[str, Any], step: int, noise: Noise) -> Iterator[Update]:
         """Reconstruction and the codebook's terms, then the critic where the objective has one. batch: {"images": (B, 3, H, W)}.
 
-        The quantiser's loss is vq + beta commit + entropy weight x entropy. No code is revived: `revive_*` of the objective
-        say nothing here.
+        The quantiser's loss is vq + beta commit + entropy weight x entropy. Codes come in at step `begin`.
         """
         images, c, goal = batch["images"], self.config, self.objective.config
+        coded = not self.training or step >= c.begin
         f = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
             z = self.cells(f.float())
+            revived = self.training and c.begin and coded and step <= goal.revive_until
+            if revived and (step - c.begin) % goal.revive_every == 0:
+                self._revive(z.detach(), step, noise)
             ids = self.quantiser.codebook.nearest(z)
             vq, commit = self.quantiser.terms(z, ids)
             loss, parts = vq + c.beta * commit, {"vq": vq.detach(), "commit": commit.detach()}
             if c.entropy:
                 entropy = self.quantiser.choice_entropy(z)
                 loss, parts = loss + c.entropy * entropy, {**parts, "entropy": entropy.detach()}
-            straight = z + (self.quantiser.embed(ids) - z).detach()
-        self.usage.record([ids])
+            straight = z + (self.quantiser.embed(ids) - z).detach() if coded else z
+        if coded:
+            self.usage.record([ids])
         output = self.decode_features(straight.transpose(1, 2).unflatten(-1, f.shape[-2:])).float()
         parts |= {"used": self.usage.used()[0], "perplexity": self.usage.perplexity()[0]}
         last = self.decoder.conv_out.weight
         yield from self.objective.updates(
-            self.pictures(output), self.pictures(images), step, last=last, quantiser=goal.vq * loss, parts=parts
+            self.pictures(output), self.pictures(images), step, last=last, quantiser=goal.vq * loss * coded, parts=parts
         )
+
+    @torch.no_grad()
+    def _revive(self, z: Tensor, step: int, noise: Noise) -> None:
+        """Replace dead codes by cells (B, L, C) of this batch, of all processes; those far from their code come first, or
+        what most pictures are full of would make the codebook."""
+        cells = processes.rows(z).flatten(0, 1)
+        far = (cells - self.quantiser.embed(self.quantiser.codebook.nearest(cells))).square().sum(1)
+        u = (
+            noise.of("revive")
+            .uniform(torch.tensor([step]), torch.arange(len(cells)))[0]
+            .clamp_min(1e-12)
+            .to(far.device)
+        )
+        order = torch.argsort(u.log() / far.clamp_min(1e-6), descending=True)
+        revive(self.quantiser.codebook, self.usage, cells, self.objective.config.revive_below, order)
