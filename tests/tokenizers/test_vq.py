@@ -130,6 +130,43 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_codes_come_in_late_where_they_are_told_to() -> None:
+    """Before `begin` cells pass as they are and codes rest; then codes are cells; without it none is ever replaced."""
+    model, batch = make(SMALL.replace(begin=2), revive_every=1, revive_below=0.0).train(), {"images": pictures()}
+    first = model.quantiser.codes.detach().clone()
+    for step in (0, 1):
+        (update,) = model.updates(batch, step, Noise(0))
+        update.loss.backward()
+        assert torch.equal(model.quantiser.codes, first) and not model.usage.hits.any()
+        assert not model.quantiser.codebook.weight.grad.any()
+        z = model.cells(model.features(pictures()).float())
+        passed = model.decode_features(z.transpose(1, 2).unflatten(-1, (8, 8)))
+        torch.testing.assert_close(update.parts["l1"], (passed - pictures()).abs().mean())
+    model.objective.config = model.objective.config.replace(revive_below=1e-6)
+    list(model.updates(batch, 2, Noise(0)))
+    nearest = (model.quantiser.codes @ model.cells(model.features(pictures())).flatten(0, 1).T).max(1).values
+    torch.testing.assert_close(nearest, torch.ones(16))
+    assert len(model.quantiser.codes.unique(dim=0)) == 16 and model.usage.hits.any()
+    plain = make(revive_every=1, revive_below=1e9).train()
+    list(plain.updates(batch, 0, Noise(0)))
+    assert torch.equal(plain.quantiser.codes, first)
+
+
+def test_cells_far_from_their_codes_are_taken_up_first() -> None:
+    """Of 128 cells four are unlike the rest: one code that is replaced becomes one of them far more often than one in 32."""
+    taken = 0
+    for step in range(10):
+        model = make(SMALL.replace(begin=1), revive_below=0.5)
+        model.usage.hits.fill_(1.0)[:, 3] = 0  # one dead code
+        z = F.normalize(
+            model.quantiser.codes[0] + 0.01 * torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(0)), dim=-1
+        )
+        z[:, :2] = -model.quantiser.codes[0]
+        model._revive(z.detach(), step, Noise(0))
+        taken += int(model.quantiser.codes[3] @ z[0, 0] > 0.99)
+    assert taken >= 7
+
+
 def test_a_decoder_of_other_widths(tmp_path) -> None:
     model = make(SMALL.replace(decoder_multipliers=(2, 1)))
     assert (
