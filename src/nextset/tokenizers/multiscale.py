@@ -27,7 +27,7 @@ from nextset.core.update import Update
 from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
 from nextset.tokenizers.objective import Objective, ObjectiveConfig
 from nextset.tokenizers.pyramid import Pyramid
-from nextset.tokenizers.quantisers import Codebook, Distance, Usage, revive
+from nextset.tokenizers.quantisers import Codebook, Distance, Usage, revival_order, revive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +215,7 @@ class MultiScaleVQ(Pyramid):
         seen = [z for _, z, _ in self.quantiser.scales(f, self.sides, self.targets(f, self.sides))]
         maps = processes.rows(torch.cat(seen, 1)).split(tokens.tolist(), 1)
         samples = torch.cat([z.reshape(-1, z.shape[-1]) for z in maps])
-        # Every scale offers equally many vectors (weights 1 / count, drawn without replacement by Efraimidis and
-        # Spirakis' keys), or the finest would make the whole codebook.
-        index = torch.arange(samples.shape[0])
-        u = noise.of("revive").uniform(torch.tensor([step]), index)[0].clamp_min(1e-12)
+        # every scale offers equally many vectors, or the finest would make the whole codebook
         counts = tokens.repeat_interleave(tokens * maps[0].shape[0])
-        order = torch.argsort(u.log() * counts, descending=True).to(f.device)
+        order = revival_order(noise, step, counts).to(f.device)
         return revive(self.quantiser.codebook, self.usage, samples, self.objective.config.revive_below, order)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextset.core import processes
+from nextset.core.noise import Noise
 
 Distance = Literal["l2", "cosine"]
 
@@ -74,6 +75,13 @@ class Usage(nn.Module):
         """exp(entropy) of the code distribution by each group: (groups,), 1 = collapsed, V = uniform."""
         p = self.hits / self.hits.sum(1, keepdim=True).clamp_min(1e-12)
         return torch.exp(-(p * p.clamp_min(1e-12).log()).sum(1))
+
+
+def revival_order(noise: Noise, step: int, rarity: Tensor) -> Tensor:
+    """A random order (M,) of samples, drawn without replacement with weights 1 / rarity (M,), by Efraimidis and Spirakis'
+    keys."""
+    u = noise.of("revive").uniform(torch.tensor([step]), torch.arange(len(rarity)))[0].clamp_min(1e-12)
+    return torch.argsort(u.log().to(rarity.device) * rarity, descending=True)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from nextset.nn.autoencoder import AutoencoderConfig, Decoder, Encoder
 from nextset.tokenizers.neighbourhood import Neighbourhood
 from nextset.tokenizers.objective import Objective, ObjectiveConfig
 from nextset.tokenizers.pyramid import Pyramid, Side, as_pairs
-from nextset.tokenizers.quantisers import Codebook, Usage, revive
+from nextset.tokenizers.quantisers import Codebook, Usage, revival_order, revive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,11 +228,5 @@ class VQTokenizer(Pyramid):
         what most pictures are full of would make the codebook."""
         cells = processes.rows(z).flatten(0, 1)
         far = (cells - self.quantiser.embed(self.quantiser.codebook.nearest(cells))).square().sum(1)
-        u = (
-            noise.of("revive")
-            .uniform(torch.tensor([step]), torch.arange(len(cells)))[0]
-            .clamp_min(1e-12)
-            .to(far.device)
-        )
-        order = torch.argsort(u.log() / far.clamp_min(1e-6), descending=True)
+        order = revival_order(noise, step, 1 / far.clamp_min(1e-6))
         revive(self.quantiser.codebook, self.usage, cells, self.objective.config.revive_below, order)
