@@ -72,22 +72,27 @@ def without(missing: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def coder_of(recipe: Recipe) -> Any:
-    """The tokenizer of a recipe without weights, for its sizes."""
+def coder_of(recipe: Recipe, device: str = "meta") -> Any:
+    """The tokenizer of a recipe with its initial weights; by default without any, for its sizes."""
     settings = {name: value for name, value in recipe.model.items() if name not in ("objective", "type")}
     cls = pretrained.class_of(pretrained.TOKENIZERS[recipe.model.get("type", "multiscale_vq")])
-    with torch.device("meta"):
+    with torch.device(device):
         return cls(cls.config_type.from_dict(settings))
 
 
-def parameters(recipe: Recipe, coder: Any, classes: int = CLASSES) -> int:
-    """Weights of a recipe's generator on a tokenizer; the tokenizer's are not counted."""
+def generator_of(recipe: Recipe, coder: Any, classes: int = CLASSES) -> Any:
+    """The generator of a recipe on a tokenizer, with its initial weights."""
     assert recipe.system is not None
     cls = pretrained.system_class(recipe.system)
     fields = {field.name for field in dataclasses.fields(cls.config_type)}
     known = {name: value for name, value in {**sizes_of(cls, coder), "classes": classes}.items() if name in fields}
+    return cls(cls.config_type.from_dict({**known, **recipe.model}))
+
+
+def parameters(recipe: Recipe, coder: Any, classes: int = CLASSES) -> int:
+    """Weights of a recipe's generator on a tokenizer; the tokenizer's are not counted."""
     with torch.device("meta"):
-        return count(cls(cls.config_type.from_dict({**known, **recipe.model})))
+        return count(generator_of(recipe, coder, classes))
 
 
 def count(module: torch.nn.Module) -> int:

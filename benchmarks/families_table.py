@@ -17,11 +17,21 @@ OF_SIZES = ("arm", "depth", "width", "heads", "parameters", "of its tokenizer")
 def tables(result: Mapping[str, Any]) -> str:
     """The comparison, its tokenizers, and in words what was equal."""
     scope, about = result["scope"], result["machine"]
+    if scope.get("samples"):
+        length = f"Every training of a generator sees {scope['samples']:,} pictures"
+    else:
+        length = (
+            f"Every training has the same {scope['equal']}; {result['budget_minutes']:g} minutes of training in all, a fifth of "
+            "them for the tokenizers"
+        )
+    trained = sorted(
+        {f"{of['cpu']}, {of['threads']} threads, {of['date']}" for of in (row["machine"] for row in result["rows"])}
+    )
     lines = [
-        f"Every training has the same {scope['equal']}; {result['budget_minutes']:g} minutes of training in all, a fifth of "
-        f"them for the tokenizers. Figures of {scope['pictures']:,} pictures against as many of the training set"
+        f"{length}. Figures of {scope['pictures']:,} pictures against as many of the training set"
         f"{_real(result)}. With several seeds: the mean [lowest, highest].",
-        f"{about['cpu']}, {about['threads']} threads, {about['date']}; `{about['command']}`.",
+        f"Trained and judged on: {'; '.join(trained)}. Time of all rows in one run, {result['timed']} pictures at once with initial "
+        f"weights: {about['cpu']}, {about['threads']} threads, {about['date']}. `{about['command']}`.",
     ]
     lines += [f"Left out: {' and '.join(arms)} (no recipe {name})." for name, arms in result.get("missing", {}).items()]
     rows = (_row(row) for row in result["rows"])
@@ -70,7 +80,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{row['guidance']:g}",
         f"{row['seeds'][0]['calls']:g}",
         f"{row['flops'] / 1e9:.2f}",
-        f"{1000 * statistics.mean(seed['seconds'] for seed in row['seeds']):.1f}",
+        f"{row['ms']:.1f}" if "ms" in row else "-",
         f"{row['kept_bytes'] / 1e3:,.0f}",
         f"{row['peak_bytes'] / 1e3:,.0f}",
     ]

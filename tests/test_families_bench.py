@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from benchmarks import compare_families
 from benchmarks.compare_families import Scope, compare, main
@@ -139,7 +141,7 @@ def test_a_budget_is_equal_in_minutes_or_in_pictures(
 def test_a_whole_comparison_is_filed_and_not_made_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_families, "COUNTED", 2)
+    few_counted(monkeypatch)
     arms = [arm._replace(guidance=arm.guidance[:2]) for arm in TWO]
     scope = Scope((30_000,), (0, 1), pictures=6, tried=4)
 
@@ -156,7 +158,7 @@ def test_a_whole_comparison_is_filed_and_not_made_twice(
         assert [seed["seed"] for seed in row["seeds"]] == [0, 1] and len(row["tried"]) == 2
         assert row["seeds"][0]["rfd_z"] != row["seeds"][1]["rfd_z"], "two seeds are two models"
         assert row["guidance"] == min(row["tried"], key=lambda each: each["rfd_z"])["guidance"]
-        assert {"steps", "minutes", "cf_acc", "seconds"} <= row["seeds"][0].keys()
+        assert {"steps", "minutes", "cf_acc", "seconds"} <= row["seeds"][0].keys() and row["ms"] > 0
     filed = json.loads((tmp_path / "families.json").read_text())
     assert filed["rows"] == json.loads(json.dumps(result["rows"]))
     text = (tmp_path / "families.md").read_text()
@@ -167,13 +169,60 @@ def test_a_whole_comparison_is_filed_and_not_made_twice(
         raise AssertionError("nothing is trained twice")
 
     monkeypatch.setattr(lab_module, "train", refuse)
-    assert measured()["rows"] == result["rows"]
+    assert untimed(measured()) == untimed(result)
+
+
+def few_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COUNTED", 2), ("TIMED", 2), ("ROUNDS", 1)):
+        monkeypatch.setattr(compare_families, name, value)
+
+
+def untimed(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "ms"} for row in json.loads(json.dumps(result["rows"]))]
+
+
+def test_a_comparison_by_pictures_goes_on_where_its_runs_are_lost(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One arm in one lab, the other in another: tokenizers are those that were kept, the first row stays as it was filed,
+    and it is measured anew where its tokenizer is another."""
+    few_counted(monkeypatch)
+    arms, trained = [arm._replace(guidance=arm.guidance[:1]) for arm in TWO], list[str]()
+    train = lab_module.train
+
+    def counted(recipe: Recipe, *args: Any, **kwargs: Any) -> Any:
+        trained.append(recipe.name)
+        return train(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(lab_module, "train", counted)
+    scope = Scope((30_000,), (0,), "samples", pictures=6, tried=4, samples=40)
+
+    def measured(lab: str, chosen: list[Arm]) -> dict[str, Any]:
+        begun: dict[str, Any] = {"machine": machine("test"), "budget_minutes": None}
+        return compare(small(tmp_path / lab, data), chosen, scope, begun, tmp_path / "f.json", tmp_path / "kept")
+
+    first = measured("one", arms[:1])
+    assert first["rows"][0]["pictures_seen"] == 40 and first["tokenizers"][0]["steps"] == 4 * 40 / 2
+    assert trained == ["var-cifar10-tokenizer", "var-cifar10"]
+    both = measured("two", arms)
+    assert trained[2:] == ["mar-cifar10-tokenizer", "mar-cifar10"], "nothing of the first is trained again"
+    assert untimed(both)[:1] == untimed(first) and [row["arm"] for row in both["rows"]] == ["VAR", "MAR"]
+    assert "sees 40 pictures" in tables(both)
+    file = tmp_path / "kept" / "var-cifar10-tokenizer" / "model" / "model.safetensors"
+    stored = load_file(file)
+    assert next(iter(stored.values())).dtype == torch.float16
+    save_file({name: tensor * 1.01 for name, tensor in stored.items()}, file)
+    again = measured("three", arms[:1])
+    assert trained[4:] == ["var-cifar10"] and [row["arm"] for row in again["rows"]] == ["VAR", "MAR"]
+    assert untimed(again)[0] != untimed(both)[0] and untimed(again)[1] == untimed(both)[1]
 
 
 def test_the_command_refuses_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out" / "families.json"
     for arguments, message in (
         (["--budget", "0"], "budget is 0.0"),
+        (["--samples", "10"], "samples is 10.*pictures that each training sees"),
+        (["--samples", "2000", "--budget", "5"], "both say how long"),
         (["--pictures", "10"], "pictures is 10.*a distance of fewer says nothing"),
         (["--only", "nobody"], "no arm is called 'nobody'"),
         (["--only", "MAR", "--data", str(tmp_path / "none")], "none/train.npz does not exist"),

@@ -93,6 +93,17 @@ def test_a_clip_is_a_function_of_its_number() -> None:
     torch.testing.assert_close(longer[:, :, ::2], some[:1], msg="more frames show the same motion, finer")
 
 
+def test_few_colours_change_colours_alone() -> None:
+    rows = torch.arange(96)
+    any_hue, few = (MovingShapes(32, ShapesOptions(frames=4, colours=n)).images(rows) for n in (0, 6))
+    torch.testing.assert_close(covers(few), covers(any_hue), atol=1e-3, rtol=0)
+    grounds = few[:, :, 0, 0, 0].unique(dim=0)
+    assert grounds.shape[0] == 2 and (grounds == grounds[:, :1]).all(), "a dark and a light grey"
+    inside = covers(few).flatten(1).argmax(1)
+    fronts = few.flatten(2).gather(2, inside[:, None, None].expand(-1, 3, 1))[..., 0]
+    assert fronts.mul(1000).round().unique(dim=0).shape[0] == 6
+
+
 def test_pictures_are_those_of_this_version() -> None:
     """If this fails on purpose, raise `_VERSION`: caches of codes and runs must not meet other clips."""
     found = MovingShapes(8, ShapesOptions(frames=2)).images(torch.arange(16)).mean((2, 3, 4))
@@ -121,6 +132,7 @@ def test_by_name_with_options_and_inventory() -> None:
         ({"frames": 1}, "between 2 and 1024"),
         ({"clips": 8}, "between 16, one a class"),
         ({"held": "all"}, "held"),
+        ({"colours": 65}, "a number of hues up to 64"),
     ):
         with pytest.raises(NextsetError, match=line):
             open_dataset("moving-shapes", **options)  # type: ignore[arg-type]

@@ -154,7 +154,7 @@ def test_a_start_counts_by_its_place_in_the_folder(data: Path, tmp_path: Path) -
     keys = set()
     for folder in (tmp_path / "here", tmp_path / "there"):
         lab = small(folder, data)
-        keys.add(lab._key_of(lab.recipe("var-cifar10", f'data.tokenizer="{folder}/t"', f'data.start="{folder}/s"')))
+        keys.add(lab.key_of(lab.recipe("var-cifar10", f'data.tokenizer="{folder}/t"', f'data.start="{folder}/s"')))
     assert len(keys) == 1
 
 

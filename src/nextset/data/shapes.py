@@ -29,16 +29,19 @@ _HELD_FROM = 2**30  # number of the first clip that is held out
 @dataclasses.dataclass(frozen=True)
 class ShapesOptions(Config):
     """What a recipe may say about moving shapes. frames: of a clip. clips: how many there are. held: those to train on
-    ("out") or those that are held out of training ("only"). seed: another one, another set."""
+    ("out") or those that are held out of training ("only"). colours: 0 = any, else so many pure hues of the shape, on
+    a dark or a light grey ground. seed: another one, another set."""
 
     frames: int = 16
     clips: int = 8192
+    colours: int = 0
     held: Literal["out", "only"] = "out"
     seed: int = 0
 
     def check(self) -> None:
         self.require("frames", 2 <= self.frames <= 1024, "between 2 and 1024")
         self.require("clips", len(CLASSES) <= self.clips <= 2**28, f"between {len(CLASSES)}, one a class, and {2**28}")
+        self.require("colours", 0 <= self.colours <= 64, "0, any, or a number of hues up to 64")
         self.require("seed", 0 <= self.seed < 2**63, "at least 0, and below 2^63")
 
 
@@ -70,6 +73,8 @@ class MovingShapes:
         """Clips (B, 3, frames, size, size) float32 in [-1, 1]; nothing is augmented, whatever noise is given."""
         numbers = indices + (_HELD_FROM if self.options.held == "only" else 0)
         u = Noise(self.options.seed, "moving-shapes").uniform(numbers, torch.arange(12))
+        if self.options.colours:
+            u = few_colours(u, self.options.colours)
         return render(self.labels[indices], u, self.frames, self.size)
 
 
@@ -186,6 +191,16 @@ def render(labels: Tensor, u: Tensor, frames: int, size: int) -> Tensor:
     ground = _colour(u[:, 8], 0.25 * u[:, 9], torch.where(u[:, 10] < 0.5, 0.1 + 0.2 * u[:, 10], 0.8 + 0.2 * u[:, 10]))
     front, ground = front[:, :, None, None, None], ground[:, :, None, None, None]
     return (ground + (front - ground) * cover[:, None]) * 2 - 1
+
+
+def few_colours(u: Tensor, hues: int) -> Tensor:
+    """The same clips (`render`) in so many hues, of full saturation and value, on a dark or a light grey."""
+    u = u.clone()
+    u[:, 5] = (u[:, 5] * hues).floor() / hues
+    u[:, 6:8] = 1
+    u[:, 8:10] = 0
+    u[:, 10] = u[:, 10].round()
+    return u
 
 
 def _colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:

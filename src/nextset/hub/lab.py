@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from functools import cached_property
@@ -42,6 +43,7 @@ from nextset.training.recipes import Recipe, load_recipe
 
 _BATCH = 250
 _TRIAL = 12  # steps that a trial runs; the second half is timed
+ENDED = "ended.json"  # of a run: what is known once it is over
 TESTBEDS = (EMOJI, SHAPES, CITY)  # those that the library makes itself
 # fields of [train] that change no weight
 _FREE = {"threads", "log_every", "sample_every", "save_every", "save_minutes", "keep", "parallel", "checkpoint"}
@@ -101,7 +103,7 @@ class Workbench:
         """Measured once on this machine, so that a claim that goes on trains as many steps as it began with."""
         path = self.folder / "speeds.json"
         known = read_json(path) if path.exists() else {}
-        key = self._key_of(_with_steps(recipe, _TRIAL))
+        key = self.key_of(_with_steps(recipe, _TRIAL))
         if key not in known:
             self.say(f"timing {label} ...")
             few = _with_steps(recipe, _TRIAL)
@@ -115,14 +117,30 @@ class Workbench:
         return known[key]
 
     def train(self, label: str, recipe: Recipe) -> Trained:
-        folder = self.folder / f"{label}-{self._key_of(recipe)}"
-        ended = folder / "ended.json"
+        folder = self.folder / f"{label}-{self.key_of(recipe)}"
+        ended = folder / ENDED
         if not ended.exists():
             self.say(f"training {label}: {recipe.train.steps:,} steps of {recipe.name}")
             result, _ = train(recipe, folder, resume=(folder / "latest").exists(), console=self.console)
             assert result is not None  # a trainer's
             write_json(ended, {"steps": result.step, "seconds": result.elapsed, "metrics": result.metrics})
-        about = read_json(ended)
+        return self._trained(folder)
+
+    def keep(self, trained: Trained, out: Path) -> None:
+        """A trained model as a folder that outlives this lab's, see `adopt`."""
+        whole = trained.folder.parent
+        shutil.copytree(trained.folder, out / "model", dirs_exist_ok=True)
+        shutil.copy(whole / ENDED, out / ENDED)
+
+    def adopt(self, label: str, kept: Path) -> Trained:
+        """What `keep` wrote, in a run of this lab whose name ends in a hash of its weights."""
+        folder = self.folder / f"{label}-{weights_fingerprint(pretrained.load(kept / 'model').model)[:10]}"
+        if not (folder / ENDED).exists():
+            shutil.copytree(kept, folder, dirs_exist_ok=True)
+        return self._trained(folder)
+
+    def _trained(self, folder: Path) -> Trained:
+        about = read_json(folder / ENDED)
         model = pretrained.load(folder / "model").model
         scores = folder / SCORES
         tests = tuple(json.loads(line) for line in scores.read_text().splitlines()) if scores.exists() else ()
@@ -199,7 +217,7 @@ class Workbench:
         if self._classifier is None:
             places = (f'data.source="{self._sources[False]}"', f'data.test="{self._sources[True]}"')
             recipe = load_recipe(self.classifier_recipe, places)
-            folder = self.folder / f"classifier-{self._key_of(recipe)}"
+            folder = self.folder / f"classifier-{self.key_of(recipe)}"
             if not folder.exists():
                 train(recipe, folder, console=self.console)
             self._classifier = folder
@@ -222,8 +240,8 @@ class Workbench:
 
     # ---- names
 
-    def _key_of(self, recipe: Recipe) -> str:
-        """Of a recipe: everything that changes a weight. Pictures count by content and this folder's files by their place
+    def key_of(self, recipe: Recipe) -> str:
+        """Ten hex digits of everything in a recipe that changes a weight. Pictures count by content and this folder's files by their place
         in it, so that moving either changes nothing."""
         what = {k: v for k, v in recipe.to_dict().items() if k != "name"}
         what["train"] = {k: v for k, v in what["train"].items() if k not in _FREE}

@@ -35,7 +35,7 @@ def measure(lab: Lab) -> Claim:
     counts = {arm: len(model.model.config.scales) for arm, model in models.items()}
     calls = STEPS * counts[SCALES]
     arms = [Arm(arm, model, {"inner_steps": calls // counts[arm]}) for arm, model in models.items()]
-    found = compared(lab, arms, shared.SCOPE)
+    found = compared(lab, arms, shared.FEWER)
     sizes = [parameters(model) for model in models.values()]
     findings = [
         *exact,

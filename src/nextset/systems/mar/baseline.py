@@ -20,6 +20,7 @@ TOKENIZER = "mar-cifar10-tokenizer"
 SHARE = 0.25  # of the budget
 # a picture of continuous tokens takes ten times the arithmetic of one of ids: half of the usual number is judged
 SCOPE = Scope(guidance=(1.0, 2.0, 3.0), part=500, headline=2500)
+FEWER = Scope(guidance=(1.0, 2.0, 3.0), part=300, headline=1500)  # where three arms or more are judged
 
 
 @dataclasses.dataclass(frozen=True)
