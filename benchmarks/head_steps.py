@@ -2,10 +2,12 @@
 
     nextset bench head-steps
     nextset bench head-steps -- --model runs/mar-cifar10/model --curve 50-50 50-25 50-5 5-50 --n 16
+    nextset bench head-steps -- --model runs/mar-cifar10/model --judged 1000 --reference cifar10-jpeg/train.npz
 
 Without `--model`, a MAR of the CIFAR-10 recipe's shape with random weights is timed, of which the pictures say nothing. Each
 curve draws the same pictures from the same noise, in turn in every round. `moved` is the root mean square of what differs
-from the first curve's latents, over their own. Whether that is better or worse, `nextset judge` says of a trained model.
+from the first curve's latents, over their own. Whether that is better or worse for a trained model, `--judged` says: the
+distance `rfd_z` of so many pictures of each curve, the same noise for all, to as many real ones.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +28,16 @@ from benchmarks.ab import file_result, machine, seconds
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
 from nextset.core.protocols import Job
-from nextset.engine.run import Run, proceed
+from nextset.data.images import to_uint8
+from nextset.engine.run import Run, finish, proceed
 from nextset.hub import pretrained
 from nextset.hub.requests import settings_known
+from nextset.judges.comparison import LEAST, MOST, Options, compare
+from nextset.judges.sets import ArraySet, PictureSet
+from nextset.judges.sources import open_set
 from nextset.systems.mar import Mar, MarConfig
 
+BATCH = 100  # pictures that are judged, made together
 CURVES = ("50-50", "50-25", "50-10", "50-5", "5-50")
 
 
@@ -57,6 +65,17 @@ def drawn(job: Job) -> Tensor:
     for _ in proceed(run):
         pass
     return run.codes()
+
+
+@torch.no_grad()
+def distance(model: Any, curve: str, n: int, real: PictureSet, **settings: Any) -> float:
+    """`rfd_z` of n pictures, classes in turn, against as many real ones."""
+    made = []
+    for part in torch.arange(n).split(BATCH):
+        job = model.job(part % model.config.classes, head_steps=curve, **settings)
+        made.append(to_uint8(finish(Run.of(job, Noise(0, "generate"), part))).permute(0, 2, 3, 1).numpy())
+    pictures = ArraySet(np.concatenate(made), name=curve)
+    return compare(pictures, real, ("rfd_z",), Options(n=n), basis=real).figures[0].value
 
 
 def measure(model: Any, curves: Sequence[str], n: int, runs: int, **settings: Any) -> list[dict[str, Any]]:
@@ -87,19 +106,33 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--n", type=int, default=4, help="pictures")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--guidance", type=float, help="guidance scale; the model's own by default")
+    parser.add_argument("--judged", type=int, default=0, help="pictures of each curve that are judged; 0: none")
+    parser.add_argument("--reference", type=Path, help="real pictures to judge by: train.npz")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/head-steps.json"))
     asked = parser.parse_args(list(arguments))
     check_range("n", asked.n, 1, 4096)
     check_range("runs", asked.runs, 1, 1000)
+    if asked.judged:
+        check_range("judged", asked.judged, LEAST, MOST, remedy="a distance of fewer says nothing")
+        if asked.reference is None:
+            raise NextsetError("--judged needs real pictures; give --reference path/to/train.npz")
+    real = open_set(asked.reference) if asked.judged else None
     torch.set_num_threads(asked.threads)
-    rows = measure(model_of(asked.model), asked.curve, asked.n, asked.runs)
-    table = Table("inner steps", "in all", "CPU s a picture", "of the first", "moved", box=None, pad_edge=False)
+    model = model_of(asked.model)
+    settings = {} if asked.guidance is None else {"guidance_scale": asked.guidance}
+    rows = measure(model, asked.curve, asked.n, asked.runs, **settings)
+    if real is not None:
+        for row in rows:
+            row["rfd_z"] = distance(model, row["curve"], asked.judged, real, **settings)
+    columns = ("inner steps", "in all", "CPU s a picture", "of the first", "moved", f"rfd_z of {asked.judged:,}")
+    table = Table(*columns[: 6 if real else 5], box=None, pad_edge=False)
     for row in rows:
         share = row["cpu_seconds"] / rows[0]["cpu_seconds"]
-        table.add_row(
-            row["curve"], str(row["inner_steps"]), f"{row['cpu_seconds']:.3f}", f"{share:.2f}", f"{row['moved']:.3f}"
-        )
+        figures = (f"{row['cpu_seconds']:.3f}", f"{share:.2f}", f"{row['moved']:.3f}")
+        table.add_row(row["curve"], str(row["inner_steps"]), *figures, *([f"{row['rfd_z']:.2f}"] if real else []))
     Console().print(table)
     what = "random weights" if asked.model is None else Path(asked.model).name
-    file_result(asked.out, {"model": what, "pictures": asked.n, "runs": asked.runs, "rows": rows, "machine": machine()})
+    about = {"model": what, "pictures": asked.n, "runs": asked.runs, "judged": asked.judged, **settings}
+    file_result(asked.out, {**about, "rows": rows, "machine": machine()})
