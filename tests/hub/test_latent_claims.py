@@ -42,7 +42,8 @@ class Continuous(Small):
 def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Claim]:  # noqa: F811
     folder = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baseline, "SCOPE", arms.Scope(guidance=(2.0,), part=4, parts=2, headline=8))
+        for name in ("SCOPE", "FEWER"):
+            patch.setattr(baseline, name, arms.Scope(guidance=(2.0,), part=4, parts=2, headline=8))
         patch.setattr(mar, "STEPS", 2)
         patch.setattr(mar, "INNER", "2")
         patch.setattr(mar, "RING_STEPS", 2)

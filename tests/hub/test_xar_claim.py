@@ -11,7 +11,6 @@ from rich.console import Console
 from nextset.hub.claims import claim_of
 from nextset.judges import arms
 from nextset.judges.claims import Claim
-from nextset.systems.mar import baseline
 from nextset.systems.xar import claim as xar_claim
 from nextset.training.recipes import Recipe
 from tests.hub.test_relatives_claims import TINY, Small, data  # noqa: F401
@@ -39,7 +38,7 @@ class Continuous(Small):
 @pytest.fixture(scope="module")
 def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Claim:  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baseline, "SCOPE", arms.Scope(guidance=(2.0,), part=4, parts=2, headline=8))
+        patch.setattr(xar_claim, "SCOPE", arms.Scope(guidance=(2.0,), part=4, parts=2, headline=8))
         lab = Continuous(tmp_path_factory.mktemp("lab"), data, threads=1, console=Console(quiet=True))
         return claim_of("xar")(lab)
 

@@ -4,6 +4,7 @@ against single tokens at equal calls of the network. Source: sheet `xar`, Miniat
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ STATEMENT = (
 NOISY, CLEAN, TOKENS = "cells, noisy context", "cells, clean context", "tokens, noisy context"
 CHANGES = {NOISY: (), CLEAN: ("model.context=clean",), TOKENS: ("model.entity=token",)}
 LABELS = {NOISY: "cell", CLEAN: "cell-clean", TOKENS: "token"}  # in the lab's folder
+SCOPE = dataclasses.replace(shared.FEWER, guidance=(1.0, 2.0))  # 192 calls of the network for a picture
 FEW = 4  # pictures of what is counted
 
 
@@ -41,7 +43,7 @@ def measure(lab: Lab) -> Claim:
     counts = {arm: len(model.model.config.entities) for arm, model in models.items()}
     calls = LEAST_SDE * max(counts.values())  # of a picture: tokens can have no fewer
     arms = [Arm(arm, model, {"num_steps": calls // counts[arm]}) for arm, model in models.items()]
-    found = compared(lab, arms, shared.FEWER)
+    found = compared(lab, arms, SCOPE)
     sizes = {arm: parameters(model) for arm, model in models.items()}
     findings = [
         *exact,
