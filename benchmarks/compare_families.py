@@ -52,7 +52,7 @@ from nextset.core.noise import Noise
 from nextset.data.codes import load_codes, weights_fingerprint
 from nextset.engine.footprint import footprint
 from nextset.engine.run import Run, finish
-from nextset.hub.lab import Workbench
+from nextset.hub.lab import Workbench, with_steps
 from nextset.judges.claims import Trained
 from nextset.systems.var.baseline import figures
 from nextset.training.recipes import Recipe
@@ -138,7 +138,7 @@ def _of_length(lab: Workbench, share: float, label: str, recipe: Recipe, samples
     """The recipe with steps for its share of the budget, or for so many pictures."""
     if samples is None:
         return lab.fit(share, {label: recipe})[label]
-    return _with_steps(recipe, max(round(samples / _batch(recipe)), 20))
+    return with_steps(recipe, max(round(samples / _batch(recipe)), 20))
 
 
 def entries(lab: Workbench, arms: Sequence[Arm], tokenizers: dict[str, Tokenizer], scope: Scope) -> list[Entry]:
@@ -162,12 +162,7 @@ def _same_samples(found: Sequence[Entry]) -> list[Entry]:
     """The same pictures for every training, in the same time together: the harmonic mean of what each saw."""
     seen = statistics.harmonic_mean([e.seen for e in found], weights=[len(e.seeds) for e in found])
     steps = [max(round(seen / e.seen * e.recipe.train.steps), 20) for e in found]
-    return [dataclasses.replace(e, recipe=_with_steps(e.recipe, n)) for e, n in zip(found, steps, strict=True)]
-
-
-def _with_steps(recipe: Recipe, steps: int) -> Recipe:
-    train = recipe.train.replace(steps=steps, warmup=min(recipe.train.warmup, steps // 10))
-    return dataclasses.replace(recipe, train=train)
+    return [dataclasses.replace(e, recipe=with_steps(e.recipe, n)) for e, n in zip(found, steps, strict=True)]
 
 
 def _batch(recipe: Recipe) -> int:
@@ -269,8 +264,8 @@ def compare(
     out: Path | None = None,
     kept: Path | None = None,
 ) -> dict[str, Any]:
-    """Fill `result` with tokenizers and rows, and file it after each. Rows that `out` holds of the same scope stay, unless
-    their recipe or tokenizer is another one by now. kept: see `Tokenizer`."""
+    """Fill `result` with tokenizers and rows, and file it after each. With `samples`, rows that `out` holds of the same scope
+    stay, unless their recipe or tokenizer is another one by now. kept: see `Tokenizer`."""
     names = list(dict.fromkeys(arm.tokenizer for arm in arms))
     samples = scope.samples and MORE * scope.samples
     tokenizers = {name: Tokenizer(lab, name, TOKENIZERS / len(names), samples, kept) for name in names}
@@ -309,8 +304,9 @@ def compare(
 
 
 def _filed(out: Path | None, scope: Scope, floors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was filed of this scope, without rows whose tokenizer has other weights by now."""
-    if out is None or not out.exists():
+    """What was filed of this scope, without rows whose tokenizer has other weights by now. Nothing where a budget says how
+    long trainings are: rows of several budgets, or machines, are not of one table."""
+    if scope.samples is None or out is None or not out.exists():
         return {}
     before: dict[str, Any] = json.loads(out.read_text())
     if before.get("scope") != json.loads(json.dumps(dataclasses.asdict(scope))):

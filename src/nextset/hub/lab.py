@@ -97,16 +97,16 @@ class Workbench:
         seconds = [self._seconds_a_step(label, recipe) for label, recipe in recipes.items()]
         steps = max(20, int(60 * self.budget * share / sum(seconds)))
         self.say(f"{steps:,} steps each: {', '.join(recipes)}")
-        return {label: _with_steps(recipe, steps) for label, recipe in recipes.items()}
+        return {label: with_steps(recipe, steps) for label, recipe in recipes.items()}
 
     def _seconds_a_step(self, label: str, recipe: Recipe) -> float:
         """Measured once on this machine, so that a claim that goes on trains as many steps as it began with."""
         path = self.folder / "speeds.json"
         known = read_json(path) if path.exists() else {}
-        key = self.key_of(_with_steps(recipe, _TRIAL))
+        key = self.key_of(with_steps(recipe, _TRIAL))
         if key not in known:
             self.say(f"timing {label} ...")
-            few = _with_steps(recipe, _TRIAL)
+            few = with_steps(recipe, _TRIAL)
             quiet = few.train.replace(log_every=_TRIAL // 2, sample_every=0, save_minutes=0)
             trial = dataclasses.replace(few, train=quiet)
             with tempfile.TemporaryDirectory() as folder:
@@ -241,8 +241,8 @@ class Workbench:
     # ---- names
 
     def key_of(self, recipe: Recipe) -> str:
-        """Ten hex digits of everything in a recipe that changes a weight. Pictures count by content and this folder's files by their place
-        in it, so that moving either changes nothing."""
+        """Ten hex digits of everything in a recipe that changes a weight. Pictures count by content and this folder's files
+        by their place in it, so that moving either changes nothing."""
         what = {k: v for k, v in recipe.to_dict().items() if k != "name"}
         what["train"] = {k: v for k, v in what["train"].items() if k not in _FREE}
         for name, held_out in (("source", False), ("test", True)):
@@ -288,7 +288,7 @@ class _Bar:
         self._bar.stop()
 
 
-def _with_steps(recipe: Recipe, steps: int) -> Recipe:
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with other steps; a warm-up that would not fit is shortened."""
     warmup = min(recipe.train.warmup, steps // 10)
     return dataclasses.replace(recipe, train=recipe.train.replace(steps=steps, warmup=warmup))
