@@ -1,7 +1,7 @@
 """Inner steps of a head that grow fewer over a generation: what they save, and how far the pictures move.
 
     nextset bench head-steps
-    nextset bench head-steps -- --model runs/mar-cifar10/model --curve 50-50 50-25 50-5 5-50 --n 16
+    nextset bench head-steps -- --model runs/mar-cifar10/model --curve ddim50-50 ddim50-25 ddim50-5 ddim5-50 --n 16
     nextset bench head-steps -- --model runs/mar-cifar10/model --judged 1000 --reference cifar10-jpeg/train.npz
 
 Without `--model`, a MAR of the CIFAR-10 recipe's shape with random weights is timed, of which the pictures say nothing. Each
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -28,16 +27,15 @@ from benchmarks.ab import file_result, machine, seconds
 from nextset.core.errors import NextsetError, check_range
 from nextset.core.noise import Noise
 from nextset.core.protocols import Job
-from nextset.data.images import to_uint8
-from nextset.engine.run import Run, finish, proceed
+from nextset.engine.run import Run, proceed
 from nextset.hub import pretrained
+from nextset.hub.lab import pictures_of
 from nextset.hub.requests import settings_known
 from nextset.judges.comparison import LEAST, MOST, Options, compare
 from nextset.judges.sets import ArraySet, PictureSet
 from nextset.judges.sources import open_set
 from nextset.systems.mar import Mar, MarConfig
 
-BATCH = 100  # pictures that are judged, made together
 CURVES = ("50-50", "50-25", "50-10", "50-5", "5-50")
 
 
@@ -67,15 +65,10 @@ def drawn(job: Job) -> Tensor:
     return run.codes()
 
 
-@torch.no_grad()
 def distance(model: Any, curve: str, n: int, real: PictureSet, **settings: Any) -> float:
     """`rfd_z` of n pictures, classes in turn, against as many real ones."""
-    made = []
-    for part in torch.arange(n).split(BATCH):
-        job = model.job(part % model.config.classes, head_steps=curve, **settings)
-        made.append(to_uint8(finish(Run.of(job, Noise(0, "generate"), part))).permute(0, 2, 3, 1).numpy())
-    pictures = ArraySet(np.concatenate(made), name=curve)
-    return compare(pictures, real, ("rfd_z",), Options(n=n), basis=real).figures[0].value
+    made, _ = pictures_of(model, torch.arange(n) % model.config.classes, head_steps=curve, **settings)
+    return compare(ArraySet(made, name=curve), real, ("rfd_z",), Options(n=n), basis=real).figures[0].value
 
 
 def measure(model: Any, curves: Sequence[str], n: int, runs: int, **settings: Any) -> list[dict[str, Any]]:

@@ -27,7 +27,9 @@ def test_counts_lie_on_the_line_from_the_first_to_the_last(
 def test_a_text_and_a_pair_are_the_same() -> None:
     for given in ("50-5", " 50 - 5 ", (50, 5), [50, 5]):
         made = AnnealedHead.of(given, 2, 1000)  # type: ignore[arg-type]
-        assert (made.first, made.last) == (50, 5)
+        assert (made.first, made.last, made.strided) == (50, 5, False)
+    made = AnnealedHead.of("ddim50-5", 2, 1000)
+    assert (made.first, made.last, made.strided) == (50, 5, True)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,20 @@ def test_each_step_draws_in_its_own_number_of_calls() -> None:
     assert same == [8] * 4 and torch.equal(constant.codes(), calls(inner_steps="8")[1].codes())
     first = annealed.job.plan.steps[0].draw[:, :, None].expand(-1, -1, 4)
     assert torch.equal(annealed.codes().gather(1, first), constant.codes().gather(1, first))
+
+
+def test_steps_may_lie_at_a_fixed_stride() -> None:
+    found, annealed = calls(head_steps="ddim8-2")
+    assert found == [8, 6, 4, 2]
+    assert not torch.equal(annealed.codes(), calls(head_steps="8-2")[1].codes())
+    # where the number divides 1,000, it is the spacing that inner_steps knows by that name
+    assert torch.equal(calls(head_steps="ddim8-8")[1].codes(), calls(inner_steps="ddim8")[1].codes())
+
+
+def test_a_flow_has_no_stride() -> None:
+    model: Any = instance("flowar").model
+    with pytest.raises(NextsetError, match="have no stride; leave ddim out of head_steps"):
+        finish(Run.of(model.job(torch.arange(1), head_steps="ddim4-2"), Noise(0)))
 
 
 def test_the_line_ends_at_the_last_step_of_what_is_hidden() -> None:

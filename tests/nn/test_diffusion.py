@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from nextset.core.errors import NextsetError
-from nextset.nn.diffusion import Process, cosine, respacing
+from nextset.nn.diffusion import Process, cosine, cosine_strided, respacing
 
 TEXTS = ["", "100", "10", "ddim25", "10,15,20", "3,1", "2"]
 
@@ -58,6 +59,15 @@ def test_fewer_steps_are_the_same_process_at_these_steps(text: str) -> None:
     # E x_{t-1} given x_t and x_0 keeps the law of x_{t-1}: its factors make sqrt(a_{t-1}) of sqrt(a_t)
     found = few.of_clean + few.of_noisy * few.alphas.sqrt()
     torch.testing.assert_close(found, few.before.sqrt(), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 5, 37, 50, 350, 1000])
+def test_a_stride_gives_any_number_of_steps_and_never_begins_far_from_noise(count: int) -> None:
+    steps = cosine_strided(count).timesteps.tolist()
+    assert len(steps) == count and steps[0] == 0 and steps[-1] == (count - 1) * 1000 // count
+    assert {b - a for a, b in itertools.pairwise(steps)} <= {1000 // count, 1000 // count + 1}
+    if 1000 % count == 0:
+        assert steps == respacing(f"ddim{count}")
 
 
 def test_tables_stay_in_memory_when_a_model_is_built_without() -> None:

@@ -22,23 +22,26 @@ HeadSteps = str | tuple[int, int]
 
 
 class AnnealedHead(Controller):
-    """The head's inner steps at the first and at the last step of a plan, and along the line between them at the others."""
+    """The head's inner steps at the first and at the last step of a plan, and along the line between them at the others.
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last = first, last
+    strided: inner steps lie at a fixed stride, which heads of a diffusion know (`heads/implicit.py`).
+    """
+
+    def __init__(self, first: int, last: int, strided: bool = False) -> None:
+        self.first, self.last, self.strided = first, last, strided
 
     @classmethod
     def of(cls, steps: HeadSteps, low: int, high: int) -> AnnealedHead:
-        """Of "50-5" or (50, 5); both numbers must be between low and high, which are the head's."""
-        found = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", steps) if isinstance(steps, str) else None
-        ends: Sequence[int] = [int(n) for n in found.groups()] if found else steps  # type: ignore[assignment]
+        """Of "50-5", (50, 5), or "ddim50-5" for strides; both numbers must be between low and high, which are the head's."""
+        found = re.fullmatch(r"\s*(ddim)?\s*(\d+)\s*-\s*(\d+)\s*", steps) if isinstance(steps, str) else None
+        ends: Sequence[int] = [int(n) for n in found.groups()[1:]] if found else steps  # type: ignore[assignment]
         if not isinstance(ends, (list, tuple)) or len(ends) != 2 or not all(isinstance(n, int) for n in ends):
             raise NextsetError(
                 f"head_steps is {steps!r}, but must be two numbers first-last, such as 50-5; leave it out for as many at every step"
             )
         for n in ends:
             check_range("head_steps", n, low, high, remedy="both numbers are inner steps of the head")
-        return cls(*ends)
+        return cls(ends[0], ends[1], strided=bool(found and found[1]))
 
     def count(self, done: int, steps: int) -> int:
         """Inner steps after `done` of `steps` steps; halves are rounded to the even number."""
@@ -49,4 +52,4 @@ class AnnealedHead(Controller):
             raise NextsetError(
                 f"head_steps cannot be given to a law of kind {getattr(dist, 'kind', '?')!r}; leave it out"
             )
-        return dist.inner(self.count(step.index, len(run.job.plan)))
+        return dist.inner(self.count(step.index, len(run.job.plan)), self.strided)

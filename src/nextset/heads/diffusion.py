@@ -19,7 +19,7 @@ from nextset.core.errors import NextsetError, check_range
 from nextset.core.protocols import Filter, NoiseSource
 from nextset.core.steps import Step
 from nextset.heads.implicit import HEAD_BATCH, Implicit
-from nextset.nn.diffusion import STEPS, Process, cosine
+from nextset.nn.diffusion import STEPS, Process, cosine, cosine_strided
 
 _FEATURES = 256  # of a time step
 _LEAST = 8  # rows: at 16 an image alone would pay for as many again
@@ -45,8 +45,8 @@ class Diffused(Implicit):
     def by_position(self) -> dict[str, tuple[Tensor, int]]:
         return {**super().by_position(), "temperature": (self.temperature, 0)}
 
-    def inner(self, steps: int) -> Self:
-        return self.replace(process=cosine(str(steps)))
+    def inner(self, steps: int, strided: bool = False) -> Self:
+        return self.replace(process=cosine_strided(steps) if strided else cosine(str(steps)))
 
     @torch.no_grad()
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:

@@ -66,7 +66,9 @@ class Flowed(Implicit):
     def join(self, parts: Sequence[Self]) -> Self:
         return super().join(parts).replace(maps=tuple(side for part in parts for side in part.maps))
 
-    def inner(self, steps: int) -> Self:
+    def inner(self, steps: int, strided: bool = False) -> Self:
+        if strided:
+            raise NextsetError("a flow's inner steps have no stride; leave ddim out of head_steps")
         return self.replace(solver=self.grid(steps))
 
     @torch.no_grad()

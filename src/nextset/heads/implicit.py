@@ -78,8 +78,8 @@ class Implicit(WithoutDensity):
         assert self.weights is not None
         return {"hidden": (self.hidden, 2), "weights": (self.weights, 1)}
 
-    def inner(self, steps: int) -> Self:
-        """The law drawn in that many inner steps."""
+    def inner(self, steps: int, strided: bool = False) -> Self:
+        """The law drawn in that many inner steps; strided: at a fixed stride, where the head has steps to stride over."""
         raise NotImplementedError
 
     def draw(self, noise: NoiseSource, images: Tensor, positions: Tensor, attempt: int | Tensor = 0) -> Drawn:

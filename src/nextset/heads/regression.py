@@ -25,7 +25,7 @@ class Regressed(Implicit):
 
     kind = "regression"
 
-    def inner(self, steps: int) -> Self:
+    def inner(self, steps: int, strided: bool = False) -> Self:
         raise NextsetError("a regression head guesses a token in one call and has no inner steps; leave head_steps out")
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from nextset.core.errors import NextsetError
 from nextset.core.files import read_json, write_json
@@ -166,22 +168,17 @@ class Workbench:
 
     # ---- pictures
 
-    @torch.no_grad()
     def generate(self, model: Trained, n: int, seed: int = 0, **settings: Any) -> Made:
         known = pretrained.load(model.folder).info["class_names"]
         key = _key([self._place(model.folder), n, seed, settings])
         path = self.folder / "pictures" / f"{key}.npz"
         labels = torch.arange(n) % len(known)
         if not path.exists():
-            pictures, forwards, start = [], 0, time.perf_counter()
+            start = time.perf_counter()
             with self._bar(f"generating {n:,} pictures", n) as advance:
-                for part in torch.arange(n).split(_BATCH):
-                    run = Run.of(model.model.job(labels[part], **settings), Noise(seed, "generate"), part)
-                    pictures.append(to_uint8(finish(run)).permute(0, 2, 3, 1).numpy())
-                    forwards = run.forwards
-                    advance(int(part[-1]) + 1, n)
+                pictures, forwards = pictures_of(model.model, labels, seed, advance, **settings)
             about = np.array([(time.perf_counter() - start) / n, forwards])
-            write_arrays(path, {"pictures": np.concatenate(pictures), "about": about})
+            write_arrays(path, {"pictures": pictures, "about": about})
         kept = read_arrays(path, ["pictures", "about"])
         name = f"{model.folder.parent.name}/{key}"
         made = ArraySet(kept["pictures"], labels=labels.numpy(), class_names=known, name=name)
@@ -286,6 +283,21 @@ class _Bar:
 
     def __exit__(self, *reason: object) -> None:
         self._bar.stop()
+
+
+@torch.no_grad()
+def pictures_of(
+    model: Any, labels: Tensor, seed: int = 0, progress: Callable[[int, int], Any] | None = None, **settings: Any
+) -> tuple[np.ndarray, int]:
+    """(Pictures (N, H, W, 3) uint8 of the labels (N,), forwards of one batch): picture i of a seed is the same for any N."""
+    made, forwards = [], 0
+    for part in torch.arange(len(labels)).split(_BATCH):
+        run = Run.of(model.job(labels[part], **settings), Noise(seed, "generate"), part)
+        made.append(to_uint8(finish(run)).permute(0, 2, 3, 1).numpy())
+        forwards = run.forwards
+        if progress is not None:
+            progress(int(part[-1]) + 1, len(labels))
+    return np.concatenate(made), forwards
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:

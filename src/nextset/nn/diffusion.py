@@ -176,6 +176,15 @@ def cosine(text: str = "", steps: int = STEPS) -> Process:
     return whole if len(kept) == steps else whole.kept(kept)
 
 
+@cache
+def cosine_strided(count: int) -> Process:
+    """`cosine` at so many steps of one stride, rounded where it is no whole number, from step 0 on: "ddimN" for any N.
+
+    Those after the last stride are left out; at the noisiest, an error of the predicted noise moves x_0 farthest.
+    """
+    return cosine().kept([k * STEPS // count for k in range(count)])
+
+
 def _at(table: Tensor, k: Tensor | int, like: Tensor) -> Tensor:
     """Entries of a table: a number, which takes the place and dtype of what it meets, or (rows, 1) float32 beside rows."""
     if isinstance(k, int):
