@@ -9,8 +9,8 @@ The arms are data (`families_arms.py`). `--budget` is minutes of training in all
 tokenizers, the rest for the generators, the same minutes for each (`--equal minutes`), or the same pictures seen (`--equal
 samples`). `--samples` says instead how many pictures each training sees, on any machine. The smallest size is trained with
 every seed, larger ones with the first. All runs are kept under `--runs`: a comparison that was stopped goes on. With
-`--samples` and `--tokenizers` it goes on elsewhere, too: tokenizers are taken from there, and rows that were filed from the
-same recipes on the same tokenizers stay. What a classifier, sampling and judging take is not in the budget.
+`--samples` and `--tokenizers` it goes on elsewhere, too: tokenizers and the classifier are taken from there, and rows that
+were filed from the same recipes on the same tokenizers, judged by the same classifier, stay. What a classifier, sampling and judging take is not in the budget.
 
 It files a JSON and a table in markdown, row by row. Time is measured last, of all rows in one run. `docs/families.md` says
 how to read it.
@@ -54,6 +54,7 @@ from nextset.engine.footprint import footprint
 from nextset.engine.run import Run, finish
 from nextset.hub.lab import Workbench, with_steps
 from nextset.judges.claims import Trained
+from nextset.judges.instruments import save_instrument
 from nextset.systems.var.baseline import figures
 from nextset.training.recipes import Recipe
 
@@ -271,7 +272,7 @@ def compare(
     tokenizers = {name: Tokenizer(lab, name, TOKENIZERS / len(names), samples, kept) for name in names}
     floors = {name: each.floor(lab, scope.pictures) for name, each in tokenizers.items()}
     planned = entries(lab, arms, tokenizers, scope)
-    before = _filed(out, scope, floors)
+    before = _filed(out, scope, floors, result.get("classifier"))
     result |= {"scope": dataclasses.asdict(scope), "timed": TIMED, "tokenizers": [], "rows": []}
     rows = {(row["arm"], row["asked"]): row for row in before.get("rows", ())}
     every = {each["tokenizer"]: each for each in before.get("tokenizers", ())} | floors
@@ -303,13 +304,16 @@ def compare(
     return result
 
 
-def _filed(out: Path | None, scope: Scope, floors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was filed of this scope, without rows whose tokenizer has other weights by now. Nothing where a budget says how
-    long trainings are: rows of several budgets, or machines, are not of one table."""
+def _filed(out: Path | None, scope: Scope, floors: dict[str, dict[str, Any]], classifier: str | None) -> dict[str, Any]:
+    """What was filed of this scope by this classifier, without rows whose tokenizer has other weights by now. Nothing where
+    a budget says how long trainings are: rows of several budgets, or machines, are not of one table."""
     if scope.samples is None or out is None or not out.exists():
         return {}
     before: dict[str, Any] = json.loads(out.read_text())
-    if before.get("scope") != json.loads(json.dumps(dataclasses.asdict(scope))):
+    if (
+        before.get("scope") != json.loads(json.dumps(dataclasses.asdict(scope)))
+        or before.get("classifier") != classifier
+    ):
         return {}
     known = {each["tokenizer"]: each for each in before["tokenizers"]}
     same = {name for name, each in known.items() if floors.get(name, each)["weights"] == each["weights"]}
@@ -332,7 +336,7 @@ def main(arguments: list[str]) -> None:
     add("--only", nargs="+", metavar="ARM", help=f"of {'; '.join(arm.name for arm in ARMS)}")
     add("--equal", choices=["minutes", "samples"], default="minutes", help="what every training has as much of")
     add("--samples", type=int, help="pictures that each training sees; instead of a budget")
-    add("--tokenizers", type=Path, metavar="DIR", help="trained tokenizers: taken from here, and left here")
+    add("--tokenizers", type=Path, metavar="DIR", help="trained tokenizers and the classifier: taken from, and left")
     add("--parameters", type=int, nargs="+", default=[PARAMETERS], help="sizes; the smallest gets all seeds")
     add("--seeds", type=int, default=3, help="trainings of each arm at the smallest size")
     add("--pictures", type=int, default=2000, help="of a figure")
@@ -375,6 +379,9 @@ def main(arguments: list[str]) -> None:
             )
     if options.threads:
         torch.set_num_threads(options.threads)
+    kept = options.tokenizers
+    if kept is not None and options.classifier is None and any(kept.glob("classifier-*.safetensors")):
+        options.classifier = kept
     lab = Workbench(
         options.runs,
         options.data,
@@ -383,8 +390,11 @@ def main(arguments: list[str]) -> None:
         classifier=options.classifier,
         console=console,
     )
+    if kept is not None and options.classifier is None:
+        save_instrument(kept, lab.instrument)
     scope = Scope(sizes, tuple(range(options.seeds)), options.equal, options.pictures, options.tried, options.samples)
     result: dict[str, Any] = {"machine": machine(), "budget_minutes": options.budget, "missing": missing}
-    compare(lab, arms, scope, result, options.out, options.tokenizers)
+    result["classifier"] = lab.instrument.hash[:16]
+    compare(lab, arms, scope, result, options.out, kept)
     print(tables(result))
     console.print(f"filed in {options.out} and {options.out.with_suffix('.md').name}", markup=False)

@@ -215,6 +215,11 @@ def test_a_comparison_by_pictures_goes_on_where_its_runs_are_lost(
     again = measured("three", arms[:1])
     assert trained[4:] == ["var-cifar10"] and [row["arm"] for row in again["rows"]] == ["VAR", "MAR"]
     assert untimed(again)[0] != untimed(both)[0] and untimed(again)[1] == untimed(both)[1]
+    filed, floors = tmp_path / "f.json", {each["tokenizer"]: each for each in again["tokenizers"]}
+    assert len(compare_families._filed(filed, scope, floors, None)["rows"]) == 2
+    assert not compare_families._filed(filed, scope, floors, "0123"), (
+        "figures of another classifier are not of one table"
+    )
 
 
 def test_the_command_refuses_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
