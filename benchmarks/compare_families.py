@@ -2,7 +2,7 @@
 
     nextset bench compare-families -- --data cifar10-jpeg --budget 240
     nextset bench compare-families -- --data cifar10-jpeg --budget 60 --only VAR MAR --equal samples
-    nextset bench compare-families -- --data cifar10-jpeg --samples 25600 --tokenizers benchmarks/tokenizers
+    nextset bench compare-families -- --data cifar10-jpeg --samples 12800 --tokenizers benchmarks/tokenizers
     nextset bench compare-families -- --sizes
 
 The arms are data (`families_arms.py`). `--budget` is minutes of training in all, on this machine: a fifth for the
@@ -59,7 +59,7 @@ from nextset.systems.var.baseline import figures
 from nextset.training.recipes import Recipe
 
 TOKENIZERS = 0.2  # share of the budget
-MORE = 4  # times as many pictures as a generator are seen by a tokenizer, where pictures are what is said
+MORE = 8  # times as many pictures as a generator are seen by a tokenizer, where pictures are what is said
 JUDGES = ("rfd_z", "class_fidelity")
 COUNTED = 10  # pictures of which memory and arithmetic are counted
 TIMED = 50  # pictures of which time is measured, in one batch

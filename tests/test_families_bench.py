@@ -202,7 +202,7 @@ def test_a_comparison_by_pictures_goes_on_where_its_runs_are_lost(
         return compare(small(tmp_path / lab, data), chosen, scope, begun, tmp_path / "f.json", tmp_path / "kept")
 
     first = measured("one", arms[:1])
-    assert first["rows"][0]["pictures_seen"] == 40 and first["tokenizers"][0]["steps"] == 4 * 40 / 2
+    assert first["rows"][0]["pictures_seen"] == 40 and first["tokenizers"][0]["steps"] == 8 * 40 / 2
     assert trained == ["var-cifar10-tokenizer", "var-cifar10"]
     both = measured("two", arms)
     assert trained[2:] == ["mar-cifar10-tokenizer", "mar-cifar10"], "nothing of the first is trained again"
