@@ -10,7 +10,8 @@ tokenizers, the rest for the generators, the same minutes for each (`--equal min
 samples`). `--samples` says instead how many pictures each training sees, on any machine. The smallest size is trained with
 every seed, larger ones with the first. All runs are kept under `--runs`: a comparison that was stopped goes on. With
 `--samples` and `--tokenizers` it goes on elsewhere, too: tokenizers and the classifier are taken from there, and rows that
-were filed from the same recipes on the same tokenizers, judged by the same classifier, stay. What a classifier, sampling and judging take is not in the budget.
+were filed from the same recipes on the same tokenizers, judged by the same classifier, stay. What a classifier, sampling and
+judging take is not in the budget.
 
 It files a JSON and a table in markdown, row by row. Time is measured last, of all rows in one run. `docs/families.md` says
 how to read it.
@@ -394,7 +395,7 @@ def main(arguments: list[str]) -> None:
         save_instrument(kept, lab.instrument)
     scope = Scope(sizes, tuple(range(options.seeds)), options.equal, options.pictures, options.tried, options.samples)
     result: dict[str, Any] = {"machine": machine(), "budget_minutes": options.budget, "missing": missing}
-    result["classifier"] = lab.instrument.hash[:16]
+    result["classifier"] = lab.instrument.hash
     compare(lab, arms, scope, result, options.out, kept)
     print(tables(result))
     console.print(f"filed in {options.out} and {options.out.with_suffix('.md').name}", markup=False)

@@ -146,8 +146,8 @@ class Mar(OnLatents):
         guidance_scale: 1 = none; it is approached as positions become known ("linear"), or there from the start
         ("constant"). steps: forwards of the network (None = 64, or as many as positions). inner_steps: of the head, see
         `nn.diffusion.respacing`. head_steps: "50-5" or (50, 5), inner steps at the first and at the last forward, in place
-        of inner_steps; "ddim50-5": at a fixed stride. temperature: of the noise inside the head. head_batch: rows of the head at a time; changes
-        no picture. Each image is drawn in an order of its own, a function of seed and image.
+        of inner_steps; "ddim50-5": at a fixed stride. temperature: of the noise inside the head. head_batch: rows of the
+        head at a time; changes no picture. Each image is drawn in an order of its own, a function of seed and image.
         """
         classes = self.class_ids(classes)
         if guidance not in SCHEDULES:
